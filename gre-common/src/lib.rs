@@ -1,0 +1,2 @@
+#![no_std]
+//! Everything of gregw that kernel and host share.

@@ -1,0 +1,1 @@
+//! gregw as a library.

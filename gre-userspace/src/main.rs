@@ -1,0 +1,2 @@
+//! The gregw command.
+fn main() {}
