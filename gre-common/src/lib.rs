@@ -1,2 +1,18 @@
-#![no_std]
-//! Everything of gregw that kernel and host share.
+//! What kernel and host share: wire formats, table entries, the FIB look-up and the packet pipeline.
+//!
+//! No allocation, no I/O, no BPF helper: packet memory is reached through [`frame::Frame`] and every table through
+//! [`tables::Tables`], so that the same code forwards packets in XDP, under host tests and in `gregw explain`.
+#![cfg_attr(not(test), no_std)]
+
+pub mod checksum;
+pub mod counters;
+pub mod entry;
+pub mod event;
+pub mod frame;
+pub mod id;
+pub mod key;
+pub mod next_hop;
+pub mod pipeline;
+pub mod tables;
+pub mod verdict;
+pub mod wire;

@@ -1,0 +1,220 @@
+//! Values of the data plane's tables.
+//!
+//! Written by the daemon, read by the pipeline. `repr(C)` without padding, `bool` or `Option`; addresses in
+//! transmission order, integers in host order. A zeroed entry is an unused one.
+
+use crate::id::{Address, AdjacencyId, EtherType, IfIndex, MacAddress, NetworkId, PortId, VlanId};
+
+/// Declares a set of flag bits held in a `u16`.
+macro_rules! flags {
+    ($(#[$doc:meta])* $name:ident { $($(#[$bit_doc:meta])* $bit:ident = $value:expr;)* }) => {
+        $(#[$doc])*
+        #[repr(transparent)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+        pub struct $name(pub u16);
+
+        impl $name {
+            $($(#[$bit_doc])* pub const $bit: Self = Self($value);)*
+
+            /// Whether all bits of `other` are set.
+            #[inline(always)]
+            pub const fn contains(self, other: Self) -> bool {
+                self.0 & other.0 == other.0
+            }
+
+            /// Both sets together.
+            pub const fn union(self, other: Self) -> Self {
+                Self(self.0 | other.0)
+            }
+
+            /// `self`, with `other` added if `condition` holds.
+            pub const fn with(self, other: Self, condition: bool) -> Self {
+                if condition { self.union(other) } else { self }
+            }
+        }
+    };
+}
+
+flags! {
+    /// What a device is to the gateway.
+    InterfaceFlags {
+        /// Untagged frames may carry GRE for the gateway.
+        UNDERLAY = 1;
+        /// Untagged frames belong to the port [`InterfaceEntry::port`].
+        PORT = 2;
+        /// Some VLANs of the device are ports.
+        TAGGED_PORTS = 4;
+    }
+}
+
+/// Value of `INTERFACES`, by interface index: what to do with frames of a device.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InterfaceEntry {
+    /// The device's own address: other unicast frames are not for the gateway.
+    pub mac: MacAddress,
+    /// Roles of the device; 0: not the gateway's.
+    pub flags: InterfaceFlags,
+    /// The untagged port, if [`InterfaceFlags::PORT`] is set.
+    pub port: PortId,
+}
+
+/// Value of `PORTS`, by port id: where machines of a network attach.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortEntry {
+    /// The network of the port.
+    pub network: NetworkId,
+    /// The device of the port.
+    pub device: IfIndex,
+    /// Source address of frames sent to machines.
+    pub mac: MacAddress,
+    /// Tag of frames sent to machines; 0: untagged.
+    pub vlan: VlanId,
+    /// Greatest IP packet that the device carries, in bytes.
+    pub mtu: u16,
+    /// 1 while the entry is in use.
+    pub in_use: u16,
+}
+
+flags! {
+    /// Options of a tunnel.
+    TunnelFlags {
+        /// The entry is in use.
+        IN_USE = 1;
+        /// Send a key (RFC 2890 K bit).
+        KEY = 2;
+        /// Send and require the checksum (RFC 2784 C bit).
+        CHECKSUM = 4;
+        /// Send and require sequence numbers (RFC 2890 S bit).
+        SEQUENCE = 8;
+        /// The underlay is IPv6.
+        OUTER_V6 = 16;
+        /// Outer TTL or hop limit is that of the inner packet.
+        INHERIT_TTL = 32;
+        /// Outer DSCP is that of the inner packet.
+        INHERIT_TOS = 64;
+    }
+}
+
+/// Value of `TUNNELS`, by tunnel id: one cache line with all that encapsulation needs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TunnelEntry {
+    /// The network of the tunnel.
+    pub network: NetworkId,
+    /// The layer-2 rewrite towards the remote.
+    pub adjacency: AdjacencyId,
+    /// Options.
+    pub flags: TunnelFlags,
+    /// Greatest inner IP packet, in bytes.
+    pub mtu: u16,
+    /// Bytes of outer IP and GRE header together.
+    pub overhead: u8,
+    /// Outer TTL or hop limit, unless inherited.
+    pub ttl: u8,
+    /// Outer TOS or traffic class, whose ECN bits are zero, unless inherited.
+    pub tos: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// Outer source address; IPv4 in the first four bytes.
+    pub local: [u8; 16],
+    /// Outer destination address; IPv4 in the first four bytes.
+    pub remote: [u8; 16],
+    /// Key to send, if [`TunnelFlags::KEY`] is set.
+    pub transmit_key: u32,
+    /// One's complement sum, as read on this host, of the parts of an outer IPv4 header that never change.
+    pub header_sum: u32,
+    /// Zero.
+    pub reserved_tail: [u32; 2],
+}
+
+/// Value of `NETWORKS`, by network id: the roots of its routing tables.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NetworkEntry {
+    /// Root of the IPv4 FIB; 0: empty.
+    pub root_v4: u32,
+    /// Root of the IPv6 FIB; 0: empty.
+    pub root_v6: u32,
+}
+
+/// Value of `NEIGHBOURS`, by neighbour id: a machine on a port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NeighbourEntry {
+    /// The port behind which the machine is.
+    pub port: PortId,
+    /// The machine's layer-2 address, if [`NeighbourEntry::resolved`] is 1.
+    pub mac: MacAddress,
+    /// 1 once the layer-2 address is known.
+    pub resolved: u8,
+    /// Family of [`NeighbourEntry::address`]: 4 or 6; 0: entry not in use.
+    pub family: u8,
+    /// The machine's address; IPv4 in the first four bytes.
+    pub address: [u8; 16],
+    /// Set to 1 by the data plane when it sends to the machine, cleared by the daemon when it probes.
+    pub used: u32,
+}
+
+/// Value of `ADJACENCIES`, by adjacency id: the layer-2 rewrite towards an underlay next hop.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AdjacencyEntry {
+    /// Device to send on.
+    pub device: IfIndex,
+    /// Address of the next hop on the link.
+    pub destination: MacAddress,
+    /// Address of the device.
+    pub source: MacAddress,
+    /// 1 once the destination is known; else packets are dropped.
+    pub resolved: u16,
+    /// Greatest IP packet that the device carries, in bytes.
+    pub mtu: u16,
+}
+
+const _: () = {
+    assert!(size_of::<InterfaceEntry>() == 12);
+    assert!(size_of::<PortEntry>() == 20);
+    assert!(size_of::<TunnelEntry>() == 64);
+    assert!(size_of::<NetworkEntry>() == 8);
+    assert!(size_of::<NeighbourEntry>() == 32);
+    assert!(size_of::<AdjacencyEntry>() == 20);
+};
+
+impl TunnelEntry {
+    /// Bytes of the GRE header that the options ask for (RFC 2890 §2).
+    pub const fn gre_length(flags: TunnelFlags) -> u8 {
+        4 + 4
+            * (flags.contains(TunnelFlags::CHECKSUM) as u8
+                + flags.contains(TunnelFlags::KEY) as u8
+                + flags.contains(TunnelFlags::SEQUENCE) as u8)
+    }
+
+    /// Bytes of outer IP and GRE header that the options ask for.
+    pub const fn overhead(flags: TunnelFlags) -> u8 {
+        let ip = if flags.contains(TunnelFlags::OUTER_V6) {
+            40
+        } else {
+            20
+        };
+        ip + Self::gre_length(flags)
+    }
+
+    /// The Ethernet type of the outer packet.
+    #[inline(always)]
+    pub const fn ether_type(&self) -> EtherType {
+        if self.flags.contains(TunnelFlags::OUTER_V6) {
+            EtherType::IPV6
+        } else {
+            EtherType::IPV4
+        }
+    }
+}
+
+impl NeighbourEntry {
+    /// The machine's address; `None` if the entry is not in use.
+    pub const fn address(&self) -> Option<Address> {
+        Address::from_bytes(self.family, self.address)
+    }
+}

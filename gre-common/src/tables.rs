@@ -1,0 +1,72 @@
+//! Everything the pipeline asks of the world besides packet memory.
+//!
+//! In the kernel these are BPF maps, on the host plain collections. Look-ups return copies or references of entries that
+//! the daemon may replace at any time; what a packet needs of an entry it therefore reads once.
+
+use crate::counters::{Direction, Owner};
+use crate::entry::{AdjacencyEntry, InterfaceEntry, NeighbourEntry, PortEntry, TunnelEntry};
+use crate::event::Event;
+use crate::id::{Address, AdjacencyId, IfIndex, NeighbourId, NetworkId, PortId, TunnelId};
+use crate::key::{DemuxKeyV4, DemuxKeyV6, EndpointKey, VlanKey};
+use crate::next_hop::NextHop;
+use crate::verdict::DropReason;
+
+/// The tables, counters and clock of one gateway.
+pub trait Tables {
+    /// The sequence numbers of one tunnel.
+    type Sequence: SequenceCell;
+
+    /// What a device is to the gateway; `None`: nothing.
+    fn interface(&self, device: IfIndex) -> Option<&InterfaceEntry>;
+    /// The port behind a tag of a device.
+    fn tagged_port(&self, key: &VlanKey) -> Option<PortId>;
+    /// A port.
+    fn port(&self, id: PortId) -> Option<&PortEntry>;
+    /// The tunnel of an IPv4 packet.
+    fn demux_v4(&self, key: &DemuxKeyV4) -> Option<TunnelId>;
+    /// The tunnel of an IPv6 packet.
+    fn demux_v6(&self, key: &DemuxKeyV6) -> Option<TunnelId>;
+    /// Whether an outer destination is one of the gateway's GRE addresses.
+    fn is_endpoint(&self, key: &EndpointKey) -> bool;
+    /// A tunnel.
+    fn tunnel(&self, id: TunnelId) -> Option<&TunnelEntry>;
+    /// The longest matching route of a network; [`NextHop::NONE`] if there is none.
+    fn route(&self, network: NetworkId, destination: &Address) -> NextHop;
+    /// A machine.
+    fn neighbour(&self, id: NeighbourId) -> Option<&NeighbourEntry>;
+    /// Notes that the machine is being sent to, so that the daemon keeps its layer-2 address fresh.
+    fn touch_neighbour(&self, id: NeighbourId);
+    /// An underlay next hop.
+    fn adjacency(&self, id: AdjacencyId) -> Option<&AdjacencyEntry>;
+    /// The sequence numbers of a tunnel.
+    fn sequence(&self, id: TunnelId) -> Option<&Self::Sequence>;
+
+    /// Nanoseconds of a clock that never goes back; a resolution of some milliseconds is enough.
+    fn now(&self) -> u64;
+    /// Tells the daemon; may be lost when it does not keep up.
+    fn emit(&self, event: &Event);
+    /// Counts a packet accepted from a port or tunnel, or sent there.
+    fn count(&self, owner: Owner, direction: Direction, bytes: u32);
+    /// Counts a drop.
+    fn count_drop(&self, owner: Owner, direction: Direction, reason: DropReason);
+}
+
+/// The sequence numbers of one tunnel, shared by all CPUs.
+pub trait SequenceCell {
+    /// The receive state.
+    fn load(&self) -> u64;
+    /// Replaces the receive state if it still is `current`; tells whether it was.
+    fn replace(&self, current: u64, new: u64) -> bool;
+    /// The number to send, which the next call will find increased by one.
+    fn next(&self) -> u32;
+}
+
+/// Value of `SEQUENCES`, by tunnel id. A zeroed entry has neither sent nor received.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SequenceEntry {
+    /// State of [`crate::pipeline::sequence`].
+    pub received: u64,
+    /// The next number to send, in the low 32 bits.
+    pub sent: u64,
+}
