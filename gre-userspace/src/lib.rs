@@ -1,5 +1,8 @@
 //! gregw as a library.
 
+pub mod capability;
+pub mod error;
 pub mod failure;
+pub mod instance;
 pub mod report;
 pub mod request;
