@@ -1,0 +1,120 @@
+//! TCP transfers between namespaces whose content is checked byte by byte.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use rand::rngs::SmallRng;
+use rand::{RngCore, SeedableRng};
+
+use crate::netns::Handle;
+
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+const STALL_LIMIT: Duration = Duration::from_secs(10);
+const CHUNK: usize = 16 << 10;
+
+/// Sends `length` bytes from `client` to the address `address` of `server`. The bytes follow from `seed`, so that bytes
+/// of another transfer are noticed; the server checks them and says how many were right.
+///
+/// # Errors
+/// What the sockets report, or which byte was wrong.
+///
+/// # Panics
+/// If the server cannot listen.
+pub fn tcp(
+    client: &Handle,
+    server: &Handle,
+    address: IpAddr,
+    length: usize,
+    seed: u64,
+) -> io::Result<()> {
+    let listener = server
+        .run(|| TcpListener::bind((address, 0)))
+        .unwrap_or_else(|error| panic!("listening on {address} in {}: {error}", server.name()));
+    let target = listener.local_addr()?;
+    std::thread::scope(|scope| {
+        let sender = scope.spawn(move || {
+            let stream = client.run(|| TcpStream::connect_timeout(&target, CONNECT_LIMIT))?;
+            send(stream, length, seed)
+        });
+        let receiver = scope.spawn(move || receive(&accept(&listener)?, length, seed));
+        let received = receiver
+            .join()
+            .expect("the receiving thread does not panic");
+        sender.join().expect("the sending thread does not panic")?;
+        received
+    })
+}
+
+fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
+    listener.set_nonblocking(true)?;
+    let mut accepted = Err(io::ErrorKind::TimedOut.into());
+    crate::wait::until(CONNECT_LIMIT, || {
+        accepted = listener.accept();
+        !matches!(&accepted, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    });
+    let (stream, _) = accepted?;
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
+fn send(mut stream: TcpStream, length: usize, seed: u64) -> io::Result<()> {
+    stream.set_write_timeout(Some(STALL_LIMIT))?;
+    stream.set_read_timeout(Some(STALL_LIMIT))?;
+    let mut content = Content::new(length, seed);
+    while let Some(chunk) = content.next_chunk() {
+        stream.write_all(chunk)?;
+    }
+    let mut answer = [0; 8];
+    stream.read_exact(&mut answer)?;
+    let correct = u64::from_be_bytes(answer);
+    if correct == length as u64 {
+        return Ok(());
+    }
+    Err(io::Error::other(format!(
+        "the server found only {correct} of {length} bytes right"
+    )))
+}
+
+fn receive(mut stream: &TcpStream, length: usize, seed: u64) -> io::Result<()> {
+    stream.set_read_timeout(Some(STALL_LIMIT))?;
+    let mut content = Content::new(length, seed);
+    let mut buffer = [0; CHUNK];
+    let mut correct = 0_u64;
+    while let Some(chunk) = content.next_chunk() {
+        let received = &mut buffer[..chunk.len()];
+        stream.read_exact(received)?;
+        if received != chunk {
+            return Err(io::Error::other(format!(
+                "wrong bytes behind byte {correct}"
+            )));
+        }
+        correct += chunk.len() as u64;
+    }
+    stream.write_all(&correct.to_be_bytes())
+}
+
+/// Pseudo-random bytes that follow from a seed.
+struct Content {
+    generator: SmallRng,
+    left: usize,
+    chunk: Vec<u8>,
+}
+
+impl Content {
+    fn new(length: usize, seed: u64) -> Self {
+        Self {
+            generator: SmallRng::seed_from_u64(seed),
+            left: length,
+            chunk: vec![0; CHUNK],
+        }
+    }
+
+    fn next_chunk(&mut self) -> Option<&[u8]> {
+        let length = self.left.min(CHUNK);
+        self.left -= length;
+        let chunk = &mut self.chunk[..length];
+        self.generator.fill_bytes(chunk);
+        (length > 0).then_some(chunk)
+    }
+}
