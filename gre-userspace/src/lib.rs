@@ -1,6 +1,7 @@
 //! gregw as a library.
 
 pub mod capability;
+pub mod config;
 pub mod error;
 pub mod failure;
 pub mod instance;

@@ -1,0 +1,287 @@
+//! Located complaints about a configuration file, for people (carets under the text) and for programs (JSON).
+//!
+//! Made by this module and by later stages that find a valid file wrong for this machine (a device that does not
+//! exist). A [`Diagnostics`] keeps all of them, so that one run shows every mistake.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource};
+use serde::Serialize;
+use serde::ser::Serializer;
+
+/// The text of a configuration file and its name; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Source(Arc<NamedSource<String>>);
+
+/// How bad a [`Diagnostic`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// The file is refused.
+    Error,
+    /// The file is taken, but does something its author hardly meant.
+    Warning,
+}
+
+/// One complaint: what is wrong, where, and what to do about it.
+#[derive(Clone, Debug)]
+pub struct Diagnostic {
+    severity: Severity,
+    message: String,
+    help: String,
+    span: Range<usize>,
+    related: Option<(Range<usize>, String)>,
+    source: Source,
+}
+
+/// Complaints about one file. `Display` draws each with its line and the text underlined, without colour.
+#[derive(Clone, Debug, Default)]
+pub struct Diagnostics(Vec<Diagnostic>);
+
+impl Source {
+    /// A file called `name` with contents `text`.
+    pub fn new(name: &str, text: String) -> Self {
+        Self(Arc::new(NamedSource::new(name, text)))
+    }
+
+    /// The name given at the start, usually the path.
+    pub fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    /// The whole text.
+    pub fn text(&self) -> &str {
+        self.0.inner()
+    }
+
+    /// A complaint about the bytes `span` of this file that refuses the file.
+    pub fn error(
+        &self,
+        span: Range<usize>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Diagnostic {
+        Diagnostic {
+            severity: Severity::Error,
+            message: message.into(),
+            help: help.into(),
+            span: self.clamp(span),
+            related: None,
+            source: self.clone(),
+        }
+    }
+
+    /// A complaint about the bytes `span` of this file that lets the file pass.
+    pub fn warning(
+        &self,
+        span: Range<usize>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Diagnostic {
+        Diagnostic {
+            severity: Severity::Warning,
+            ..self.error(span, message, help)
+        }
+    }
+
+    /// `span` moved inside the text and onto character borders.
+    fn clamp(&self, span: Range<usize>) -> Range<usize> {
+        let text = self.text();
+        let start = text.floor_char_boundary(span.start.min(text.len()));
+        let end = text.ceil_char_boundary(span.end.clamp(start, text.len()));
+        start..end
+    }
+}
+
+impl Diagnostic {
+    /// Also shows the bytes `span`, for example the first of two statements that contradict each other.
+    pub fn with_related(mut self, span: Range<usize>, label: impl Into<String>) -> Self {
+        self.related = Some((self.source.clamp(span), label.into()));
+        self
+    }
+
+    /// What is wrong, and with which object.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// What to do about it.
+    pub fn help(&self) -> &str {
+        &self.help
+    }
+
+    /// Whether it refuses the file.
+    pub fn severity(&self) -> Severity {
+        self.severity
+    }
+
+    /// Line and column of the offending text's beginning; both count from 1, columns in characters.
+    pub fn line_column(&self) -> (usize, usize) {
+        let before = &self.source.text()[..self.span.start];
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let line = before.matches('\n').count() + 1;
+        (line, before[line_start..].chars().count() + 1)
+    }
+
+    /// The offending text.
+    pub fn text(&self) -> &str {
+        &self.source.text()[self.span.clone()]
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Diagnostic {}
+
+impl miette::Diagnostic for Diagnostic {
+    fn severity(&self) -> Option<miette::Severity> {
+        Some(match self.severity {
+            Severity::Error => miette::Severity::Error,
+            Severity::Warning => miette::Severity::Warning,
+        })
+    }
+
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        Some(Box::new(&self.help))
+    }
+
+    fn source_code(&self) -> Option<&dyn miette::SourceCode> {
+        Some(&self.source.0)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        let primary = LabeledSpan::new_primary_with_span(None, self.span.clone());
+        let related = self
+            .related
+            .as_ref()
+            .map(|(span, label)| LabeledSpan::new_with_span(Some(label.clone()), span.clone()));
+        Some(Box::new(std::iter::once(primary).chain(related)))
+    }
+}
+
+/// `{"severity","file","line","column","message","help","text"}`.
+impl Serialize for Diagnostic {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Flat<'a> {
+            severity: &'static str,
+            file: &'a str,
+            line: usize,
+            column: usize,
+            message: &'a str,
+            help: &'a str,
+            text: &'a str,
+        }
+
+        let (line, column) = self.line_column();
+        Flat {
+            severity: match self.severity {
+                Severity::Error => "error",
+                Severity::Warning => "warning",
+            },
+            file: self.source.name(),
+            line,
+            column,
+            message: &self.message,
+            help: &self.help,
+            text: self.text(),
+        }
+        .serialize(serializer)
+    }
+}
+
+impl Diagnostics {
+    /// No complaint.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many complaints.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The complaints in their order.
+    pub fn iter(&self) -> std::slice::Iter<'_, Diagnostic> {
+        self.0.iter()
+    }
+
+    /// Adds one.
+    pub fn push(&mut self, diagnostic: Diagnostic) {
+        self.0.push(diagnostic);
+    }
+
+    /// Ordered by place in the file; what complains twice about the same text in the same words is said once.
+    pub fn into_sorted(mut self) -> Self {
+        self.0
+            .sort_by_key(|d| (d.span.start, d.span.end, d.message.clone()));
+        self.0
+            .dedup_by(|a, b| a.span == b.span && a.message == b.message);
+        self
+    }
+
+    /// Draws every complaint with its source line in the given theme (`GraphicalTheme::default()` suits a terminal).
+    pub fn render(&self, theme: GraphicalTheme) -> String {
+        let handler = GraphicalReportHandler::new_themed(theme)
+            .with_width(100)
+            .with_context_lines(1);
+        let mut drawing = String::new();
+        for diagnostic in &self.0 {
+            // Spans are clamped to the text and a String takes any character, so neither can fail.
+            if handler.render_report(&mut drawing, diagnostic).is_err() {
+                drawing.push_str(&diagnostic.message);
+                drawing.push('\n');
+            }
+        }
+        drawing
+    }
+}
+
+impl From<Diagnostic> for Diagnostics {
+    fn from(diagnostic: Diagnostic) -> Self {
+        Self(vec![diagnostic])
+    }
+}
+
+impl Extend<Diagnostic> for Diagnostics {
+    fn extend<I: IntoIterator<Item = Diagnostic>>(&mut self, more: I) {
+        self.0.extend(more);
+    }
+}
+
+impl<'a> IntoIterator for &'a Diagnostics {
+    type Item = &'a Diagnostic;
+    type IntoIter = std::slice::Iter<'a, Diagnostic>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl fmt::Display for Diagnostics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(GraphicalTheme::unicode_nocolor()))
+    }
+}
+
+impl std::error::Error for Diagnostics {}
+
+impl miette::Diagnostic for Diagnostics {
+    fn related<'a>(&'a self) -> Option<Box<dyn Iterator<Item = &'a dyn miette::Diagnostic> + 'a>> {
+        Some(Box::new(
+            self.0.iter().map(|d| d as &dyn miette::Diagnostic),
+        ))
+    }
+}
+
+/// An array of the complaints.
+impl Serialize for Diagnostics {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(&self.0)
+    }
+}
