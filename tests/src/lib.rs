@@ -5,12 +5,14 @@
 //! panic with what failed, as the tests that call them would.
 
 pub mod bpf;
+pub mod configuration;
 pub mod gateway;
 pub mod gre;
 pub mod gre_peer;
 pub mod link;
 pub mod netns;
 pub mod packet;
+pub mod scenario;
 pub mod stream;
 pub mod sys;
 pub mod topology;

@@ -1,0 +1,332 @@
+//! Tier 3: peerings between networks (CASES P1–P4).
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use gre_tests::can_use_namespaces;
+use gre_tests::configuration as toml;
+use gre_tests::gateway::{Gateway, describe};
+use gre_tests::netns::Namespace;
+use gre_tests::scenario::{NETWORK, Office};
+use gre_tests::stream::{self, FULL_RATE, Stream};
+use gre_tests::topology::{Machine, Underlay};
+use gre_tests::transfer;
+use gre_tests::wait;
+use gre_tests::wire::Wire;
+
+/// Networks 0, 1, 2 … with one port and one machine each, in both families, and nothing that joins them.
+struct Networks {
+    gateway: Gateway,
+    machines: Vec<Machine>,
+    plain: String,
+    _underlay: Underlay,
+    _namespace: Namespace,
+}
+
+impl Networks {
+    fn start(count: usize) -> Self {
+        let namespace = Namespace::new("gateway");
+        let underlay = Underlay::new(&namespace, 0);
+        let mut plain = toml::gateway() + &underlay.configuration();
+        let mut machines = Vec::new();
+        for number in 0..count {
+            let name = name(number);
+            let [ipv4, ipv6] = [format!("10.{number}.0.1"), format!("fd00:{number}::1")];
+            plain += &toml::tenant_with_network(
+                &name,
+                &[&space(number), &format!("fd00:{number}::/32")],
+            );
+            plain += &toml::port(
+                &name,
+                &name,
+                None,
+                &[&format!("{ipv4}/24"), &format!("{ipv6}/64")],
+            );
+            let addresses = [
+                format!("10.{number}.0.4/24"),
+                format!("fd00:{number}::4/64"),
+            ];
+            machines.push(Machine::on_port(
+                &namespace,
+                &name,
+                &[&addresses[0], &addresses[1]],
+                &[&ipv4, &ipv6],
+            ));
+        }
+        let gateway = Gateway::start(&namespace, &plain);
+        for (number, machine) in machines.iter().enumerate() {
+            for ipv6 in [false, true] {
+                assert!(
+                    machine.namespace.reaches(router(number, ipv6), 15),
+                    "network {number} works by itself"
+                );
+            }
+        }
+        Self {
+            gateway,
+            machines,
+            plain,
+            _underlay: underlay,
+            _namespace: namespace,
+        }
+    }
+
+    /// Applies the plain configuration with these one-sided statements.
+    #[track_caller]
+    fn peer(&self, statements: &[(usize, usize)]) {
+        let peerings: String = statements
+            .iter()
+            .map(|(ours, theirs)| toml::peering(&name(*ours), &name(*theirs)))
+            .collect();
+        self.gateway.apply(&[&*self.plain, &peerings].concat());
+    }
+
+    /// State of the statement of network `ours` about `theirs`.
+    fn state(&self, ours: usize, theirs: usize) -> Option<String> {
+        let rows = self.gateway.show("peering");
+        let row = rows
+            .iter()
+            .find(|row| row["network"] == name(ours) && row["remote"] == name(theirs))?;
+        row["state"].as_str().map(str::to_owned)
+    }
+
+    fn reaches(&self, from: usize, to: usize) -> bool {
+        [false, true]
+            .into_iter()
+            .all(|ipv6| self.machines[from].namespace.reaches(machine(to, ipv6), 10))
+    }
+
+    fn is_cut_off(&self, from: usize, to: usize) -> bool {
+        [false, true]
+            .into_iter()
+            .all(|ipv6| !self.machines[from].namespace.reaches(machine(to, ipv6), 1))
+    }
+}
+
+/// P1: one statement is not enough; two connect the networks; taking one back cuts them off.
+#[test]
+fn a_peering_carries_traffic_only_while_both_sides_state_it() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let networks = Networks::start(2);
+    assert!(networks.is_cut_off(0, 1) && networks.is_cut_off(1, 0));
+    networks.peer(&[(0, 1)]);
+    assert_eq!(networks.state(0, 1).as_deref(), Some("initiated"));
+    assert!(networks.is_cut_off(0, 1) && networks.is_cut_off(1, 0));
+    networks.peer(&[(0, 1), (1, 0)]);
+    assert_eq!(networks.state(0, 1).as_deref(), Some("connected"));
+    assert_eq!(networks.state(1, 0).as_deref(), Some("connected"));
+    assert!(
+        networks.reaches(0, 1) && networks.reaches(1, 0),
+        "{}",
+        networks.gateway.cli_ok(&["show", "drop"])
+    );
+    networks.peer(&[(0, 1)]);
+    assert_eq!(networks.state(0, 1).as_deref(), Some("disconnected"));
+    assert!(networks.is_cut_off(0, 1) && networks.is_cut_off(1, 0));
+}
+
+/// P1: two peered networks look like one link: no hop, no address translation, any TCP stream.
+#[test]
+fn peered_networks_talk_by_their_own_addresses_without_an_added_hop() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let networks = Networks::start(2);
+    networks.peer(&[(0, 1), (1, 0)]);
+    for ipv6 in [false, true] {
+        assert!(networks.reaches(0, 1));
+        let mut wire = Wire::open(&networks.machines[1].end);
+        let ping = networks.machines[0]
+            .namespace
+            .ping(machine(1, ipv6), "-c 5 -i 0.01 -W 1");
+        assert_eq!((ping.received, ping.ttl), (5, Some(64)), "{}", ping.text);
+        let sources: Vec<_> = wire
+            .drain()
+            .iter()
+            .filter_map(|frame| echo_request_source(frame))
+            .collect();
+        assert_eq!(sources, vec![machine(0, ipv6); 5]);
+        let [client, server] = [0, 1].map(|number| &networks.machines[number].namespace);
+        transfer::tcp(client, server, machine(1, ipv6), 4 << 20, 1).unwrap();
+        transfer::tcp(server, client, machine(0, ipv6), 4 << 20, 2).unwrap();
+    }
+}
+
+/// P2: overlapping networks cannot be peered, and the message names both prefixes.
+#[test]
+fn networks_with_overlapping_address_spaces_cannot_be_peered() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let networks = Networks::start(2);
+    let overlapping = networks
+        .plain
+        .replace("\"10.1.0.0/16\"", "\"10.1.0.0/16\", \"10.0.128.0/17\"");
+    let peered = [
+        &*overlapping,
+        &toml::peering("net0", "net1"),
+        &toml::peering("net1", "net0"),
+    ]
+    .concat();
+    let output = networks.gateway.try_apply(&peered);
+    let message = describe(&output);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    for prefix in ["10.0.0.0/16", "10.0.128.0/17"] {
+        assert!(
+            message.contains(prefix),
+            "{prefix} is not named in {message}"
+        );
+    }
+    assert!(
+        networks.gateway.show("peering").is_empty(),
+        "nothing changed"
+    );
+    networks.gateway.apply(&overlapping);
+}
+
+/// P2: the address space of a peered network stands; after removing the peering it can change, and peer again.
+#[test]
+fn a_peered_network_keeps_its_address_space_until_the_peering_is_removed() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let networks = Networks::start(2);
+    let both = [toml::peering("net0", "net1"), toml::peering("net1", "net0")].concat();
+    networks.gateway.apply(&[&*networks.plain, &both].concat());
+    let wider = networks
+        .plain
+        .replace("\"10.1.0.0/16\"", "\"10.1.0.0/16\", \"10.9.0.0/16\"");
+    let refused = networks.gateway.try_apply(&[&*wider, &both].concat());
+    assert!(
+        !refused.status.success(),
+        "the address space changed under a peering"
+    );
+    assert!(
+        describe(&refused).contains("net1"),
+        "{}",
+        describe(&refused)
+    );
+    assert!(networks.reaches(0, 1), "the peering still works");
+    networks.gateway.apply(&networks.plain);
+    networks.gateway.apply(&wider);
+    networks.gateway.apply(&[&*wider, &both].concat());
+    assert_eq!(networks.state(0, 1).as_deref(), Some("connected"));
+    assert!(networks.reaches(0, 1) && networks.reaches(1, 0));
+}
+
+/// P3: A–B and B–C do not make A–C.
+#[test]
+fn peering_is_not_transitive() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let networks = Networks::start(3);
+    networks.peer(&[(0, 1), (1, 0), (1, 2), (2, 1)]);
+    assert!(networks.reaches(0, 1) && networks.reaches(1, 2) && networks.reaches(2, 1));
+    let mut wire = Wire::open(&networks.machines[2].end);
+    assert!(networks.is_cut_off(0, 2) && networks.is_cut_off(2, 0));
+    let leaked = wire
+        .drain()
+        .iter()
+        .filter_map(|frame| echo_request_source(frame))
+        .count();
+    assert_eq!(leaked, 0, "packets of the first network reached the third");
+}
+
+/// P4: peerings come and go beside a stream of 100 000 packets/s of one of the two networks; it loses none.
+#[test]
+fn creating_and_removing_a_peering_loses_no_packet_of_other_flows() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let office = Office::new(false, |tunnel| tunnel.with_key(1001));
+    let other = Machine::on_port(
+        &office.namespace,
+        "other",
+        &["10.40.0.4/24"],
+        &["10.40.0.1"],
+    );
+    let plain = [
+        office.configuration(),
+        toml::tenant_with_network("other", &["10.40.0.0/16"]),
+        toml::port("other", "other", None, &["10.40.0.1/24"]),
+    ]
+    .concat();
+    let running = office.start();
+    running.gateway.apply(&plain);
+    let peered = [
+        &*plain,
+        &toml::peering(NETWORK, "other"),
+        &toml::peering("other", NETWORK),
+    ]
+    .concat();
+    let frame = running.frame_to_branch(&stream::payload(1, 64));
+    let stream = Stream::start(
+        &running.office.machine.end,
+        frame,
+        &running.office.underlay.site,
+        FULL_RATE,
+    );
+    for _ in 0..3 {
+        std::thread::sleep(Duration::from_millis(150));
+        running.gateway.apply(&peered);
+        assert!(
+            other
+                .namespace
+                .reaches(gre_tests::scenario::machine_address(false), 15),
+            "the peering works"
+        );
+        running.gateway.apply(&plain);
+        wait::expect_within(Duration::from_secs(2), "the peering is gone", || {
+            running.gateway.show("peering").is_empty()
+        });
+    }
+    let report = stream.stop();
+    println!("{report:?}");
+    report.assert_lossless(FULL_RATE);
+}
+
+fn name(number: usize) -> String {
+    format!("net{number}")
+}
+
+fn space(number: usize) -> String {
+    format!("10.{number}.0.0/16")
+}
+
+fn machine(number: usize, ipv6: bool) -> IpAddr {
+    address(number, ipv6, 4)
+}
+
+fn router(number: usize, ipv6: bool) -> IpAddr {
+    address(number, ipv6, 1)
+}
+
+fn address(number: usize, ipv6: bool, host: u8) -> IpAddr {
+    let text = if ipv6 {
+        format!("fd00:{number}::{host}")
+    } else {
+        format!("10.{number}.0.{host}")
+    };
+    text.parse().expect("it is an address")
+}
+
+/// The source of a frame that carries an echo request of either family.
+fn echo_request_source(frame: &[u8]) -> Option<IpAddr> {
+    let sliced = etherparse::SlicedPacket::from_ethernet(frame).ok()?;
+    let is_request = match sliced.transport? {
+        etherparse::TransportSlice::Icmpv4(icmp) => icmp.type_u8() == 8,
+        etherparse::TransportSlice::Icmpv6(icmp) => icmp.type_u8() == 128,
+        _ => false,
+    };
+    if !is_request {
+        return None;
+    }
+    match sliced.net? {
+        etherparse::NetSlice::Ipv4(ip) => Some(ip.header().source_addr().into()),
+        etherparse::NetSlice::Ipv6(ip) => Some(ip.header().source_addr().into()),
+        etherparse::NetSlice::Arp(_) => None,
+    }
+}
