@@ -6,6 +6,7 @@
 
 pub mod linker;
 mod object;
+pub mod program;
 mod toolchain;
 
 use std::path::{Path, PathBuf};
@@ -61,5 +62,6 @@ pub const SOURCES: [&str; 8] = [
 /// The root of this workspace.
 #[must_use]
 pub fn workspace() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().unwrap_or(package)
 }

@@ -27,7 +27,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// Where cargo puts what it builds: the target directory this program itself lies in.
-fn target_directory() -> Result<PathBuf> {
+pub(crate) fn target_directory() -> Result<PathBuf> {
     let xtask = env::current_exe().context("cannot find the running program's own path")?;
     Ok(gre_build::target_directory(&xtask))
 }

@@ -4,7 +4,12 @@
 
 mod build;
 mod command;
+mod fuzz;
+mod lint;
 mod setup;
+mod test;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -25,11 +30,30 @@ enum Task {
     Setup,
     /// Build the XDP program and the `gregw` binary that embeds it
     Build(build::Arguments),
+    /// Build and run the test tiers 0 to 4
+    Test(test::Arguments),
+    /// Check formatting, clippy and dependencies
+    Lint,
+    /// Search for inputs that break the packet code, guided by coverage
+    Fuzz(fuzz::Arguments),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Arguments::parse().task {
+fn main() -> ExitCode {
+    match run(&Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: &Task) -> anyhow::Result<()> {
+    match task {
         Task::Setup => setup::run(),
-        Task::Build(arguments) => build::run(&arguments),
+        Task::Build(arguments) => build::run(arguments),
+        Task::Test(arguments) => test::run(arguments),
+        Task::Lint => lint::run(),
+        Task::Fuzz(arguments) => fuzz::run(arguments),
     }
 }
