@@ -22,7 +22,7 @@ pub mod wire;
 
 /// Whether network-namespace tests can run here. If not, prints `SKIPPED: …`, which `cargo xtask test` counts.
 ///
-/// ```ignore
+/// ```no_run
 /// if !gre_tests::can_use_namespaces() { return; }
 /// ```
 pub fn can_use_namespaces() -> bool {

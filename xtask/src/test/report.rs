@@ -163,7 +163,12 @@ fn section(line: &str) -> Option<&str> {
 fn ignored(line: &str) -> Option<(&str, &str)> {
     let (test, outcome) = line.strip_prefix("test ")?.rsplit_once(" ... ")?;
     let reason = outcome.strip_prefix("ignored")?;
-    Some((test, reason.trim_start_matches(", ")))
+    Some((
+        test,
+        reason
+            .strip_prefix(", ")
+            .unwrap_or("ignored without a reason"),
+    ))
 }
 
 /// The number before `what` in `ok. 12 passed; 0 failed; …`.
