@@ -5,5 +5,6 @@ pub mod config;
 pub mod error;
 pub mod failure;
 pub mod instance;
+pub mod peering;
 pub mod report;
 pub mod request;

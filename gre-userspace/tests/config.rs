@@ -99,7 +99,7 @@ fn every_key_of_the_example_arrives() {
     assert_eq!(key_numbers(branch.keys), (Some(1001), Some(1001)));
     assert_eq!(key_numbers(branch_v6.keys), (Some(2001), Some(2002)));
     assert_eq!((branch.ttl, branch_v6.ttl), (Ttl::Fixed(64), Ttl::Inherit));
-    assert_eq!((branch.tos, branch_v6.tos), (Tos::Inherit, Tos::Fixed(46)));
+    assert_eq!((branch.tos, branch_v6.tos), (Tos::Inherit, Tos::Fixed(184)));
     assert_eq!(branch.mtu.as_ref().map(|mtu| *mtu.get_ref()), Some(1400));
     assert_eq!((branch.overhead(), branch_v6.overhead()), (28, 56));
     assert_eq!(

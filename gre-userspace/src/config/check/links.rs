@@ -16,6 +16,9 @@ pub(super) fn check(drafts: &Drafts, report: &mut Report<'_>) {
     }
     subnets_lie_in_their_network(drafts, report);
     subnets_of_a_network_are_disjoint(drafts, report);
+    for port in &drafts.ports {
+        addresses_of_a_port_are_distinct(port, report);
+    }
 }
 
 fn underlays_are_distinct(drafts: &Drafts, report: &mut Report<'_>) {
@@ -169,7 +172,12 @@ fn subnets_of_a_network_are_disjoint(drafts: &Drafts, report: &mut Report<'_>) {
             if second.1.1.span().start < first.1.1.span().start {
                 std::mem::swap(&mut first, &mut second);
             }
-            let ((first_net, (_, first_at)), (second_net, (port, second_at))) = (first, second);
+            let ((first_net, (first_port, first_at)), (second_net, (port, second_at))) =
+                (first, second);
+            // A port may have several addresses of one subnet.
+            if std::ptr::eq(first_port, port) {
+                continue;
+            }
             report.conflict(
                 second_at,
                 first_at,
@@ -179,6 +187,25 @@ fn subnets_of_a_network_are_disjoint(drafts: &Drafts, report: &mut Report<'_>) {
                     port.label
                 ),
                 "give each port of a network a subnet of its own",
+            );
+        }
+    }
+}
+
+fn addresses_of_a_port_are_distinct(port: &PortDraft, report: &mut Report<'_>) {
+    let mut known = HashMap::new();
+    for address in port.address.iter().flatten() {
+        if let Some(first) = known.insert(address.get_ref().addr(), address) {
+            report.conflict(
+                address,
+                first,
+                "first stated here",
+                format!(
+                    "{}: address {} is stated twice",
+                    port.label,
+                    address.get_ref().addr()
+                ),
+                "state each address of a port once",
             );
         }
     }
