@@ -43,7 +43,7 @@ pub fn tunnel(name: &str, network: &str, peer: &Tunnel, routes: &[&str]) -> Stri
         peer.remote, peer.local
     );
     let mut set = |field: &str, value: String| {
-        writeln!(text, "{field} = {value}").expect("a string takes any text")
+        writeln!(text, "{field} = {value}").expect("a string takes any text");
     };
     match (peer.transmit_key, peer.receive_key) {
         (Some(receive), Some(transmit)) if receive == transmit => set("key", receive.to_string()),

@@ -1,0 +1,698 @@
+//! Tier 3: what an operator relies on (CASES O1, O3, O4): every packet is accounted for, mistakes change nothing,
+//! and nothing is left behind.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Output;
+use std::time::Duration;
+
+use gre_tests::bpf::Attachment;
+use gre_tests::can_use_namespaces;
+use gre_tests::configuration as toml;
+use gre_tests::gateway::{Gateway, Traffic, describe};
+use gre_tests::gre::{self, Outer};
+use gre_tests::netns::Handle;
+use gre_tests::packet::{self, Fields};
+use gre_tests::scenario::{
+    NETWORK, Office, PORT, RunningOffice, TUNNEL, branch_address, machine_address, router_address,
+};
+use gre_tests::wait;
+use gre_tests::wire::Wire;
+use rand::rngs::SmallRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use serde_json::Value;
+
+const ETHERNET_HEADER: usize = 14;
+/// Where the key of a GRE header without checksum stands in a frame over IPv4.
+const KEY_OFFSET: usize = ETHERNET_HEADER + 20 + 4;
+
+/// O1: 60 000 packets, a third of them faulty in every way a tunnel or machine can be, from both sides at once. All
+/// that came in left or was dropped for one reason; what the counters say left is what the two wires saw.
+#[test]
+fn every_packet_in_is_a_packet_out_or_one_counted_drop() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let running = Office::new(false, |tunnel| tunnel.with_key(1001)).start();
+    add_a_peered_network(&running);
+    let mut site = Wire::open(&running.office.underlay.site);
+    let mut machine = Wire::open(&running.office.machine.end);
+    let before = Accounts::read(&running.gateway);
+    let (from_site, from_machine) = (
+        faulty_tunnel_frames(&running, 30_000),
+        faulty_port_frames(&running, 30_000),
+    );
+    std::thread::scope(|scope| {
+        let (site, machine) = (&site, &machine);
+        scope.spawn(move || site.send_all(&slices(&from_site)));
+        scope.spawn(move || machine.send_all(&slices(&from_machine)));
+    });
+    let after = Accounts::read(&running.gateway);
+    after.assert_balanced();
+
+    let (tunnel, port) = (
+        after.since(&before, "tunnel", TUNNEL),
+        after.since(&before, "port", PORT),
+    );
+    assert!(
+        tunnel.rx_packets >= 30_000,
+        "every GRE packet of the tunnel counts as received: {tunnel:?}"
+    );
+    assert!(
+        port.rx_packets >= 30_000,
+        "every IP packet of the machine counts as received: {port:?}"
+    );
+    let reasons: BTreeSet<&String> = tunnel.drops.keys().chain(port.drops.keys()).collect();
+    assert!(
+        reasons.len() >= 8,
+        "the faults were to meet many reasons: {reasons:?}"
+    );
+
+    assert_eq!((site.overruns(), machine.overruns()), (0, 0));
+    let left = site.drain().iter().filter(|frame| is_gre(frame)).count() as u64;
+    assert_eq!(left, tunnel.tx_packets, "packets that left in the tunnel");
+    let left = machine
+        .drain()
+        .iter()
+        .filter(|frame| is_ip_but_not_discovery(frame))
+        .count() as u64;
+    assert_eq!(left, port.tx_packets, "packets that left to the machine");
+}
+
+/// O1, second sentence: with nothing else running, what the peer sent is what the tunnel received, to the byte, and a
+/// packet that belongs to no tunnel is a drop of the underlay device.
+#[test]
+fn a_tunnel_counts_exactly_what_its_peer_sent() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let running = Office::new(false, |tunnel| tunnel.with_key(1001)).start();
+    let before = Accounts::read(&running.gateway);
+    let good = running.frame_from_branch(&[7; 100]);
+    let mut unknown = good.clone();
+    unknown[KEY_OFFSET] ^= 0xff;
+    let mut damaged = good.clone();
+    // Protocol type 0x0801.
+    damaged[KEY_OFFSET - 1] ^= 1;
+    let wire = Wire::open(&running.office.underlay.site);
+    let frames = [
+        vec![&*good; 1000],
+        vec![&*unknown; 200],
+        vec![&*damaged; 30],
+    ]
+    .concat();
+    wire.send_all(&frames);
+    let after = Accounts::read(&running.gateway);
+    let tunnel = after.since(&before, "tunnel", TUNNEL);
+    assert_eq!(
+        (tunnel.rx_packets, tunnel.rx_dropped),
+        (1030, 30),
+        "{tunnel:?}"
+    );
+    assert_eq!(tunnel.dropped("gre_protocol"), 30);
+    let inner = (good.len() - ETHERNET_HEADER - running.office.tunnel.overhead()) as u64;
+    assert_eq!(
+        tunnel.rx_bytes,
+        1030 * inner,
+        "bytes are those of inner packets"
+    );
+    let device = &running.office.underlay.gateway.device;
+    assert_eq!(
+        after.device_drops(device, "unknown_tunnel")
+            - before.device_drops(device, "unknown_tunnel"),
+        200
+    );
+    after.assert_balanced();
+}
+
+/// A million frames made of good ones by chance — bytes changed, cut, lengthened — on the underlay and on the port. The
+/// gateway still forwards, its daemon still answers, and the counters still balance.
+#[test]
+fn a_million_mutated_packets_leave_the_gateway_forwarding_and_its_counters_consistent() {
+    if !can_use_namespaces() {
+        return;
+    }
+    const FRAMES: usize = 500_000;
+    let running = Office::new(false, |tunnel| tunnel.with_key(1001)).start();
+    let (site, machine) = (
+        Wire::open(&running.office.underlay.site),
+        Wire::open(&running.office.machine.end),
+    );
+    let site_seeds = [
+        running.frame_from_branch(b"seed"),
+        running.underlay_frame(&packet::echo_request(
+            branch_address(true),
+            machine_address(true),
+            1,
+            1,
+            b"six",
+        )),
+        running.underlay_frame(&packet::echo_request(
+            branch_address(false),
+            router_address(false),
+            1,
+            1,
+            b"echo",
+        )),
+    ];
+    let end = &running.office.machine.end;
+    let to_port = |inner: Vec<u8>| packet::ethernet(end.mac, running.port_end().mac, None, &inner);
+    let machine_seeds = [
+        running.frame_to_branch(b"seed"),
+        to_port(packet::echo_request(
+            machine_address(true),
+            branch_address(true),
+            1,
+            1,
+            b"six",
+        )),
+        to_port(packet::echo_request(
+            machine_address(false),
+            router_address(false),
+            1,
+            1,
+            b"echo",
+        )),
+    ];
+    std::thread::scope(|scope| {
+        scope.spawn(|| send_mutated(&site, &site_seeds, FRAMES, 11));
+        scope.spawn(|| send_mutated(&machine, &machine_seeds, FRAMES, 12));
+    });
+    let accounts = Accounts::read(&running.gateway);
+    accounts.assert_balanced();
+    assert!(
+        accounts.total(|traffic| traffic.rx_packets) > 500_000,
+        "most packets were the gateway's: {accounts:?}"
+    );
+    for ipv6 in [false, true] {
+        running.expect_reachable(ipv6);
+    }
+    Accounts::read(&running.gateway).assert_balanced();
+}
+
+/// O3: a file with three mistakes is refused with all three and their places; not one counter, id or route differs
+/// afterwards, and packets go on.
+#[test]
+fn a_wrong_configuration_changes_nothing_and_names_every_mistake() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let running = Office::new(false, |tunnel| tunnel.with_key(1001)).start();
+    let good = running.office.configuration();
+    let wrong = good.replace("key = 1001", "key = \"many\"")
+        + "colour = \"green\"\n"
+        + &toml::port("nowhere", "other0", None, &["10.9.0.1/24"]);
+    let before = shape(&running.gateway);
+    let output = running.gateway.try_apply(&wrong);
+    let message = describe(&output);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    for mistake in ["\"many\"", "colour", "\"nowhere\""] {
+        let place = place_of(&wrong, mistake);
+        assert!(
+            message.contains(&place),
+            "{mistake} at {place} is not in\n{message}"
+        );
+    }
+    assert_eq!(shape(&running.gateway), before);
+    running.expect_reachable(false);
+
+    // A daemon that is started with such a file does not come up, and attaches nothing.
+    let office = Office::new(false, |tunnel| tunnel.with_key(1001));
+    let refused = Gateway::start_refused(&office.namespace, &wrong);
+    assert_eq!(refused.status.code(), Some(2), "{}", describe(&refused));
+    assert!(!has_xdp(&office.namespace, &office.underlay.gateway.device));
+}
+
+/// O4: a device that another XDP program holds is left alone; the message names device and program, and the devices
+/// before it are given back.
+#[test]
+fn a_device_held_by_another_program_is_reported_as_busy_and_left_alone() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let office = Office::new(false, |tunnel| tunnel.with_key(1001));
+    let port = &office.machine.gateway;
+    let index = port.namespace.interface_index(&port.device);
+    let _other = office
+        .namespace
+        .run(|| Attachment::xdp_pass(index))
+        .unwrap();
+    let holder = xdp_program(&office.namespace, PORT).expect("the other program is attached");
+    let output = Gateway::start_refused(&office.namespace, &office.configuration());
+    let message = describe(&output);
+    assert_eq!(output.status.code(), Some(5), "{message}");
+    for word in [PORT, &holder.to_string(), "gre_tests"] {
+        assert!(message.contains(word), "{word} is not named in {message}");
+    }
+    assert_eq!(
+        xdp_program(&office.namespace, PORT),
+        Some(holder),
+        "the other program is untouched"
+    );
+    assert!(!has_xdp(&office.namespace, &office.underlay.gateway.device));
+}
+
+/// O4: a second daemon of the same instance is refused, and the first goes on.
+#[test]
+fn a_second_daemon_of_one_instance_is_busy() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let running = Office::new(false, |tunnel| tunnel.with_key(1001)).start();
+    let output = running.gateway.cli(&[
+        "run",
+        "-c",
+        &running.gateway.configuration_file().to_string_lossy(),
+    ]);
+    let message = describe(&output);
+    assert_eq!(output.status.code(), Some(5), "{message}");
+    assert!(
+        message.contains(&running.gateway.pid().to_string())
+            || message.contains(running.gateway.instance())
+    );
+    running.expect_reachable(true);
+}
+
+/// O4: after SIGKILL packets still flow; `detach` then removes every program, map, link and pin.
+#[test]
+fn detach_after_sigkill_leaves_no_program_map_or_pin() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let mut running = Office::new(false, |tunnel| tunnel.with_key(1001)).start();
+    let (programs, maps) = kernel_objects(&running);
+    assert!(
+        !programs.is_empty() && maps.len() >= 8,
+        "programs {programs:?}, maps {maps:?}"
+    );
+    running.gateway.kill();
+    running.expect_reachable(false);
+    assert!(
+        running.gateway.pins().exists(),
+        "what must survive is pinned"
+    );
+
+    running.gateway.cli_ok(&["detach"]);
+    assert!(!running.gateway.pins().exists());
+    let devices = [
+        &running.office.underlay.gateway.device,
+        &running.port_end().device,
+    ];
+    for device in devices {
+        assert!(
+            !has_xdp(&running.office.namespace, device),
+            "{device} still has a program"
+        );
+    }
+    // The kernel frees them after a grace period.
+    wait::expect_within(
+        Duration::from_secs(5),
+        "the kernel has freed everything",
+        || {
+            let (left_programs, left_maps) = (
+                ids(&bpftool(&["prog", "show"])),
+                ids(&bpftool(&["map", "show"])),
+            );
+            let links = bpftool(&["link", "show"]);
+            let held = rows(&links)
+                .iter()
+                .filter_map(|link| link["prog_id"].as_u64())
+                .any(|id| programs.contains(&id));
+            !held && programs.is_disjoint(&left_programs) && maps.is_disjoint(&left_maps)
+        },
+    );
+    // The host itself is reachable as ever.
+    assert!(
+        running
+            .office
+            .underlay
+            .host
+            .reaches(running.office.underlay.gateway_address(false), 5)
+    );
+    let again = running.gateway.cli(&["detach"]);
+    assert!(
+        matches!(again.status.code(), Some(0 | 3)),
+        "{}",
+        describe(&again)
+    );
+}
+
+/// What is loaded can be read with bpftool: the program with its maps and instructions, each map with its entries.
+#[test]
+fn bpftool_reads_the_program_and_every_map() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let running = Office::new(false, |tunnel| tunnel.with_key(1001)).start();
+    let (programs, maps) = kernel_objects(&running);
+    for id in &programs {
+        let program = bpftool(&["prog", "show", "id", &id.to_string()]);
+        assert_eq!(program["type"], "xdp");
+        assert!(
+            program["btf_id"].is_u64(),
+            "the program has type information: {program}"
+        );
+        let listing = bpftool(&["prog", "dump", "xlated", "id", &id.to_string()]);
+        assert!(rows(&listing).len() > 100, "the instructions can be listed");
+    }
+    let mut dumped = 0;
+    for id in &maps {
+        let map = bpftool(&["map", "show", "id", &id.to_string()]);
+        assert!(
+            map["name"].as_str().is_some_and(|name| name.len() <= 15),
+            "{map}"
+        );
+        // Ring buffers cannot be dumped by anyone; the largest arrays would only take long.
+        if map["type"] != "ringbuf"
+            && map["max_entries"]
+                .as_u64()
+                .is_some_and(|entries| entries <= 70_000)
+        {
+            bpftool(&["map", "dump", "id", &id.to_string()]);
+            dumped += 1;
+        }
+    }
+    assert!(dumped >= 6, "only {dumped} maps were small enough to dump");
+}
+
+/// Counters of all tunnels and ports, and drops of devices, at rest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Accounts {
+    traffic: BTreeMap<(&'static str, String), Traffic>,
+    devices: Vec<Value>,
+}
+
+impl Accounts {
+    fn read(gateway: &Gateway) -> Self {
+        wait::settled(Duration::from_millis(300), Duration::from_secs(10), || {
+            let mut traffic = BTreeMap::new();
+            for kind in ["tunnel", "port"] {
+                for row in gateway.show(kind) {
+                    let name = row["name"].as_str().expect("it has a name").to_owned();
+                    traffic.insert((kind, name), Traffic::of(&row));
+                }
+            }
+            Self {
+                traffic,
+                devices: gateway.show("device"),
+            }
+        })
+    }
+
+    /// All that came in, at any tunnel or port, left at one or was dropped; and each one's drops have reasons.
+    #[track_caller]
+    fn assert_balanced(&self) {
+        for (owner, traffic) in &self.traffic {
+            let by_reason: u64 = traffic.drops.values().sum();
+            assert_eq!(
+                by_reason,
+                traffic.rx_dropped + traffic.tx_dropped,
+                "drops of {owner:?}: {traffic:?}"
+            );
+            assert!(
+                traffic.rx_dropped <= traffic.rx_packets,
+                "{owner:?}: {traffic:?}"
+            );
+        }
+        let received = self.total(|traffic| traffic.rx_packets);
+        let sent = self.total(|traffic| traffic.tx_packets);
+        let dropped = self.total(|traffic| traffic.rx_dropped + traffic.tx_dropped);
+        assert_eq!(received, sent + dropped, "{:#?}", self.traffic);
+    }
+
+    fn total(&self, counter: impl Fn(&Traffic) -> u64) -> u64 {
+        self.traffic.values().map(counter).sum()
+    }
+
+    /// What one tunnel or port counted since `before`.
+    fn since(&self, before: &Self, kind: &'static str, name: &str) -> Traffic {
+        let key = (kind, name.to_owned());
+        let (now, then) = (&self.traffic[&key], &before.traffic[&key]);
+        Traffic {
+            rx_packets: now.rx_packets - then.rx_packets,
+            rx_bytes: now.rx_bytes - then.rx_bytes,
+            rx_dropped: now.rx_dropped - then.rx_dropped,
+            tx_packets: now.tx_packets - then.tx_packets,
+            tx_bytes: now.tx_bytes - then.tx_bytes,
+            tx_dropped: now.tx_dropped - then.tx_dropped,
+            drops: now
+                .drops
+                .iter()
+                .map(|(reason, count)| (reason.clone(), count - then.dropped(reason)))
+                .collect(),
+        }
+    }
+
+    fn device_drops(&self, device: &str, reason: &str) -> u64 {
+        let row = self.devices.iter().find(|row| row["name"] == device);
+        row.and_then(|row| row["drops"][reason].as_u64())
+            .unwrap_or_default()
+    }
+}
+
+/// A second network on the far side of a peering, so that packets between ports are part of the mixture.
+fn add_a_peered_network(running: &RunningOffice) {
+    let configuration = [
+        running.office.configuration(),
+        toml::tenant_with_network("other", &["10.40.0.0/16"]),
+        toml::tunnel(
+            "other-branch",
+            "other",
+            &running.office.tunnel.clone().with_key(2002),
+            &["10.41.0.0/16"],
+        ),
+        toml::peering(NETWORK, "other"),
+        toml::peering("other", NETWORK),
+        toml::route(NETWORK, "10.66.0.0/16", "\"blackhole\""),
+    ]
+    .concat();
+    running.gateway.apply(&configuration);
+}
+
+/// GRE frames of the office's tunnel: two thirds good, the others with one of many faults behind the tunnel's key.
+fn faulty_tunnel_frames(running: &RunningOffice, count: usize) -> Vec<Vec<u8>> {
+    let mut random = SmallRng::seed_from_u64(21);
+    let inner_offset = ETHERNET_HEADER + running.office.tunnel.overhead();
+    let inner = |random: &mut SmallRng| {
+        let fields = some_fields(random);
+        let destination = some_destination(random, machine_address(false));
+        let payload = vec![1; random.random_range(20..600)];
+        packet::udp(
+            branch_address(false),
+            destination,
+            (random.random(), 9),
+            fields,
+            &payload,
+        )
+    };
+    (0..count)
+        .map(|_| {
+            let mut frame = running.underlay_frame(&inner(&mut random));
+            match random.random_range(0..15) {
+                0 => frame[inner_offset - 5] = 0x99,      // Protocol type.
+                1 => frame[inner_offset] = 0x65,          // Inner version.
+                2 => frame[inner_offset + 10] ^= 0x55,    // Inner header checksum.
+                3 => frame[inner_offset + 2] = 0xff,      // Inner length beyond the end.
+                4 => frame[ETHERNET_HEADER + 20] |= 0x40, // A reserved bit.
+                _ => {}
+            }
+            frame
+        })
+        .collect()
+}
+
+/// IP frames of the office's machine: two thirds good, the others with one of many faults.
+fn faulty_port_frames(running: &RunningOffice, count: usize) -> Vec<Vec<u8>> {
+    let mut random = SmallRng::seed_from_u64(22);
+    let end = &running.office.machine.end;
+    (0..count)
+        .map(|_| {
+            let destination = some_destination(&mut random, branch_address(false));
+            let payload = vec![2; random.random_range(20..600)];
+            let fields = some_fields(&mut random);
+            let inner = packet::udp(
+                machine_address(false),
+                destination,
+                (random.random(), 9),
+                fields,
+                &payload,
+            );
+            let mut frame = packet::ethernet(end.mac, running.port_end().mac, None, &inner);
+            match random.random_range(0..15) {
+                0 => frame[ETHERNET_HEADER + 10] ^= 0x55, // Header checksum.
+                1 => frame[ETHERNET_HEADER + 2] = 0xff,   // Length beyond the end.
+                2 => frame[ETHERNET_HEADER] = 0x43,       // A header of 12 bytes.
+                _ => {}
+            }
+            frame
+        })
+        .collect()
+}
+
+/// Mostly `usual`; else something that a peering, the gateway itself, a blackhole or nothing at all answers for.
+fn some_destination(random: &mut SmallRng, usual: std::net::IpAddr) -> std::net::IpAddr {
+    let others = [
+        [10, 41, 1, 1],    // Behind the peered network's tunnel.
+        [10, 40, 1, 1],    // In the peered network, where no machine is.
+        [10, 66, 1, 1],    // Blackhole.
+        [203, 0, 113, 77], // No route.
+        [224, 0, 0, 251],  // Multicast.
+        [10, 10, 30, 1],   // The gateway itself, not asking for an echo.
+        [10, 10, 30, 99],  // A machine that does not exist.
+    ];
+    if random.random_bool(0.8) {
+        usual
+    } else {
+        others.choose(random).copied().unwrap_or_default().into()
+    }
+}
+
+fn some_fields(random: &mut SmallRng) -> Fields {
+    let ttl = if random.random_bool(0.05) {
+        random.random_range(0..2)
+    } else {
+        64
+    };
+    Fields {
+        ttl,
+        tos: random.random(),
+    }
+}
+
+fn send_mutated(wire: &Wire, seeds: &[Vec<u8>], count: usize, seed: u64) {
+    const CHUNK: usize = 512;
+    let mut random = SmallRng::seed_from_u64(seed);
+    for _ in 0..count.div_ceil(CHUNK) {
+        let frames: Vec<Vec<u8>> = (0..CHUNK).map(|_| mutated(seeds, &mut random)).collect();
+        wire.send_all(&slices(&frames));
+    }
+}
+
+/// A frame with one to four bytes changed behind the Ethernet header, sometimes cut or lengthened.
+fn mutated(seeds: &[Vec<u8>], random: &mut SmallRng) -> Vec<u8> {
+    let mut frame = seeds.choose(random).cloned().unwrap_or_default();
+    for _ in 0..random.random_range(1..=4) {
+        let position = random.random_range(ETHERNET_HEADER..frame.len());
+        frame[position] = random.random();
+    }
+    match random.random_range(0..8) {
+        0 => frame.truncate(random.random_range(ETHERNET_HEADER + 1..=frame.len())),
+        1 => frame.resize(frame.len() + random.random_range(1..200), 0xee),
+        _ => {}
+    }
+    frame
+}
+
+fn slices(frames: &[Vec<u8>]) -> Vec<&[u8]> {
+    frames.iter().map(Vec::as_slice).collect()
+}
+
+fn is_gre(frame: &[u8]) -> bool {
+    matches!(
+        frame.get(ETHERNET_HEADER..).map(Outer::parse),
+        Some(Ok(Some(_)))
+    )
+}
+
+/// IPv4, or IPv6 that is not neighbour discovery: what a port counts.
+fn is_ip_but_not_discovery(frame: &[u8]) -> bool {
+    let Some(packet) = frame.get(ETHERNET_HEADER..) else {
+        return false;
+    };
+    match (&frame[12..ETHERNET_HEADER], gre::version(packet)) {
+        ([0x08, 0x00], Some(4)) => true,
+        // Next header ICMPv6, types 133 to 137.
+        ([0x86, 0xdd], Some(6)) => {
+            !(packet[6] == 58
+                && packet
+                    .get(40)
+                    .is_some_and(|kind| (133..=137).contains(kind)))
+        }
+        _ => false,
+    }
+}
+
+/// Everything that `show` says, without what passing packets change.
+fn shape(gateway: &Gateway) -> Vec<Value> {
+    let kinds = ["tunnel", "network", "port", "peering", "route", "device"];
+    let mut rows: Vec<Value> = kinds.iter().flat_map(|kind| gateway.show(kind)).collect();
+    for row in rows.iter_mut().filter_map(Value::as_object_mut) {
+        for counter in ["rx", "tx", "drops"] {
+            row.remove(counter);
+        }
+    }
+    rows
+}
+
+/// `line:column` of a text, both counted from 1.
+fn place_of(text: &str, needle: &str) -> String {
+    let offset = text.find(needle).expect("the mistake is in the file");
+    let line = text[..offset].matches('\n').count() + 1;
+    let column = offset - text[..offset].rfind('\n').map_or(0, |newline| newline + 1) + 1;
+    format!("{line}:{column}")
+}
+
+/// Kernel ids of the gateway's programs, and of its maps: those the programs use and those that are only pinned.
+fn kernel_objects(running: &RunningOffice) -> (BTreeSet<u64>, BTreeSet<u64>) {
+    let programs: BTreeSet<u64> = running
+        .gateway
+        .show("device")
+        .iter()
+        .filter_map(|row| row["program"].as_u64())
+        .collect();
+    let mut maps = BTreeSet::new();
+    for id in &programs {
+        let program = bpftool(&["prog", "show", "id", &id.to_string()]);
+        maps.extend(rows(&program["map_ids"]).iter().filter_map(Value::as_u64));
+    }
+    for entry in std::fs::read_dir(running.gateway.pins().join("maps"))
+        .expect("maps are pinned")
+        .flatten()
+    {
+        let map = bpftool(&["map", "show", "pinned", &entry.path().to_string_lossy()]);
+        maps.extend(map["id"].as_u64());
+    }
+    (programs, maps)
+}
+
+fn ids(list: &Value) -> BTreeSet<u64> {
+    rows(list)
+        .iter()
+        .filter_map(|row| row["id"].as_u64())
+        .collect()
+}
+
+fn rows(list: &Value) -> &[Value] {
+    list.as_array().map_or(&[], Vec::as_slice)
+}
+
+#[track_caller]
+fn bpftool(arguments: &[&str]) -> Value {
+    let output: Output = std::process::Command::new("bpftool")
+        .arg("-j")
+        .args(arguments)
+        .output()
+        .unwrap_or_else(|error| {
+            panic!("cannot run bpftool: {error}; `cargo xtask setup` installs it")
+        });
+    assert!(
+        output.status.success(),
+        "bpftool {}: {}",
+        arguments.join(" "),
+        describe(&output)
+    );
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("bpftool {}: {error}", arguments.join(" ")))
+}
+
+fn has_xdp(namespace: &Handle, device: &str) -> bool {
+    xdp_program(namespace, device).is_some()
+}
+
+/// Kernel id of the XDP program on a device.
+fn xdp_program(namespace: &Handle, device: &str) -> Option<u64> {
+    let links: Value =
+        serde_json::from_str(&namespace.sh(&format!("ip -j link show dev {device}")))
+            .expect("JSON");
+    links[0]["xdp"]["prog"]["id"].as_u64()
+}
