@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::{Diagnostics, FlatDiagnostic};
+
 /// A failed command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{error}")]
@@ -15,7 +17,7 @@ pub struct Failure {
     pub exit_code: ExitCode,
     /// Complaints about a configuration file; empty unless one was refused.
     #[serde(default)]
-    pub diagnostics: Vec<Diagnostic>,
+    pub diagnostics: Vec<FlatDiagnostic>,
 }
 
 /// Exit status of the command line.
@@ -37,35 +39,6 @@ pub enum ExitCode {
     MissingKernelFeature = 6,
 }
 
-/// A located complaint about a configuration file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Diagnostic {
-    /// `error` refuses the file, `warning` does not.
-    pub severity: Severity,
-    /// Name of the file as given on the command line.
-    pub file: String,
-    /// Line of the offending text's beginning, from 1.
-    pub line: usize,
-    /// Column of the offending text's beginning in characters, from 1.
-    pub column: usize,
-    /// What is wrong, and with which object.
-    pub message: String,
-    /// What to do about it.
-    pub help: String,
-    /// The offending text.
-    pub text: String,
-}
-
-/// How bad a [`Diagnostic`] is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Severity {
-    /// The file is refused.
-    Error,
-    /// The file is taken, but does something its author hardly meant.
-    Warning,
-}
-
 impl Failure {
     /// A failure that is not about the contents of a configuration file.
     pub fn new(exit_code: ExitCode, error: impl Into<String>) -> Self {
@@ -73,6 +46,21 @@ impl Failure {
             error: error.into(),
             exit_code,
             diagnostics: Vec::new(),
+        }
+    }
+}
+
+/// A configuration file that is refused.
+impl From<&Diagnostics> for Failure {
+    fn from(diagnostics: &Diagnostics) -> Self {
+        let mistakes = match diagnostics.len() {
+            1 => "1 mistake".to_owned(),
+            number => format!("{number} mistakes"),
+        };
+        Self {
+            error: format!("the configuration has {mistakes}; nothing was changed"),
+            exit_code: ExitCode::Configuration,
+            diagnostics: diagnostics.iter().map(FlatDiagnostic::from).collect(),
         }
     }
 }

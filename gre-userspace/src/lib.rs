@@ -1,10 +1,15 @@
 //! gregw as a library.
 
+pub mod api;
 pub mod capability;
+pub mod cli;
+pub mod client;
 pub mod config;
 pub mod error;
 pub mod failure;
 pub mod instance;
+pub mod metrics;
 pub mod peering;
 pub mod report;
 pub mod request;
+pub mod show;

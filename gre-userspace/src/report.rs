@@ -399,19 +399,6 @@ impl From<gre_common::counters::Direction> for Direction {
     }
 }
 
-impl fmt::Display for NextHop {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Local { port } => write!(f, "local {port}"),
-            Self::Port { port } => write!(f, "port {port}"),
-            Self::Machine { address } => write!(f, "machine {address}"),
-            Self::Tunnel { tunnel } => write!(f, "tunnel {tunnel}"),
-            Self::Peering { network } => write!(f, "peering {network}"),
-            Self::Blackhole => f.write_str("blackhole"),
-        }
-    }
-}
-
 /// Layer-2 addresses as `02:00:00:00:00:01`.
 mod mac_text {
     use gre_common::id::MacAddress;

@@ -5,7 +5,7 @@
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::failure::Failure;
+use crate::failure::{ExitCode, Failure};
 use crate::report::{
     Change, Device, DropCounter, Neighbour, Network, Peering, Port, Route, Snapshot, Tunnel,
 };
@@ -68,4 +68,23 @@ pub struct Document {
     pub name: String,
     /// Its contents.
     pub text: String,
+}
+
+/// Asks the gateway and waits for its answer.
+///
+/// # Errors
+/// The gateway is ending and answers nobody any more.
+pub async fn ask<T>(
+    requests: &Requests,
+    request: impl FnOnce(Reply<T>) -> Request,
+) -> Result<T, Failure> {
+    let gone = || {
+        Failure::new(
+            ExitCode::Failure,
+            "the gateway is ending and did not answer",
+        )
+    };
+    let (reply, answer) = oneshot::channel();
+    requests.send(request(reply)).await.map_err(|_| gone())?;
+    answer.await.map_err(|_| gone())
 }

@@ -66,6 +66,7 @@ fn complaints_are_flat_objects_in_json() {
             "message": "tenant `ä`: `name` is not a name: \"ä\" must not contain 'ä' here",
             "help": "use 1–63 letters, digits, `.`, `_` and `-`, beginning with a letter or a digit",
             "text": "\"ä\"",
+            "related": null,
         }])
     );
 }

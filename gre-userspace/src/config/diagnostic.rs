@@ -8,15 +8,16 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource};
-use serde::Serialize;
 use serde::ser::Serializer;
+use serde::{Deserialize, Serialize};
 
 /// The text of a configuration file and its name; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Source(Arc<NamedSource<String>>);
 
 /// How bad a [`Diagnostic`] is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// The file is refused.
     Error,
@@ -33,6 +34,45 @@ pub struct Diagnostic {
     span: Range<usize>,
     related: Option<(Range<usize>, String)>,
     source: Source,
+}
+
+/// A [`Diagnostic`] away from its file: its JSON, and what a daemon answers to whoever sent it the file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlatDiagnostic {
+    /// Whether it refuses the file.
+    pub severity: Severity,
+    /// Name of the file.
+    pub file: String,
+    /// What is wrong, and with which object.
+    pub message: String,
+    /// What to do about it.
+    pub help: String,
+    /// The offending text.
+    #[serde(flatten)]
+    pub place: Place,
+    /// Another place that explains the first, and what is there.
+    pub related: Option<Related>,
+}
+
+/// A piece of text in a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Line of its beginning, from 1.
+    pub line: usize,
+    /// Column of its beginning in characters, from 1.
+    pub column: usize,
+    /// The text.
+    pub text: String,
+}
+
+/// Another place that explains a [`Diagnostic`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Related {
+    /// What is there.
+    pub label: String,
+    /// Where it is.
+    #[serde(flatten)]
+    pub place: Place,
 }
 
 /// Complaints about one file. `Display` draws each with its line and the text underlined, without colour.
@@ -85,6 +125,30 @@ impl Source {
         }
     }
 
+    /// The bytes `span` for somebody who counts lines and columns.
+    fn place(&self, span: &Range<usize>) -> Place {
+        let before = &self.text()[..span.start];
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        Place {
+            line: before.matches('\n').count() + 1,
+            column: before[line_start..].chars().count() + 1,
+            text: self.text()[span.clone()].to_owned(),
+        }
+    }
+
+    /// The inverse of [`Source::place`]; a place outside the text ends up at its end.
+    fn span(&self, place: &Place) -> Range<usize> {
+        let lines = self.text().split_inclusive('\n');
+        let line_start: usize = lines.take(place.line.saturating_sub(1)).map(str::len).sum();
+        let line = self.text()[line_start..].chars();
+        let before: usize = line
+            .take(place.column.saturating_sub(1))
+            .map(char::len_utf8)
+            .sum();
+        let start = line_start + before;
+        self.clamp(start..start + place.text.len())
+    }
+
     /// `span` moved inside the text and onto character borders.
     fn clamp(&self, span: Range<usize>) -> Range<usize> {
         let text = self.text();
@@ -118,10 +182,8 @@ impl Diagnostic {
 
     /// Line and column of the offending text's beginning; both count from 1, columns in characters.
     pub fn line_column(&self) -> (usize, usize) {
-        let before = &self.source.text()[..self.span.start];
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        let line = before.matches('\n').count() + 1;
-        (line, before[line_start..].chars().count() + 1)
+        let place = self.source.place(&self.span);
+        (place.line, place.column)
     }
 
     /// The offending text.
@@ -164,34 +226,43 @@ impl miette::Diagnostic for Diagnostic {
     }
 }
 
-/// `{"severity","file","line","column","message","help","text"}`.
+/// As [`FlatDiagnostic`].
 impl Serialize for Diagnostic {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Flat<'a> {
-            severity: &'static str,
-            file: &'a str,
-            line: usize,
-            column: usize,
-            message: &'a str,
-            help: &'a str,
-            text: &'a str,
-        }
+        FlatDiagnostic::from(self).serialize(serializer)
+    }
+}
 
-        let (line, column) = self.line_column();
-        Flat {
-            severity: match self.severity {
-                Severity::Error => "error",
-                Severity::Warning => "warning",
-            },
-            file: self.source.name(),
-            line,
-            column,
-            message: &self.message,
-            help: &self.help,
-            text: self.text(),
+impl FlatDiagnostic {
+    /// The complaint about `source`, which is the file that it was made for.
+    pub fn locate(self, source: &Source) -> Diagnostic {
+        let related = self.related;
+        Diagnostic {
+            severity: self.severity,
+            message: self.message,
+            help: self.help,
+            span: source.span(&self.place),
+            related: related.map(|related| (source.span(&related.place), related.label)),
+            source: source.clone(),
         }
-        .serialize(serializer)
+    }
+}
+
+impl From<&Diagnostic> for FlatDiagnostic {
+    fn from(diagnostic: &Diagnostic) -> Self {
+        let source = &diagnostic.source;
+        let related = diagnostic.related.as_ref().map(|(span, label)| Related {
+            label: label.clone(),
+            place: source.place(span),
+        });
+        Self {
+            severity: diagnostic.severity,
+            file: source.name().to_owned(),
+            message: diagnostic.message.clone(),
+            help: diagnostic.help.clone(),
+            place: source.place(&diagnostic.span),
+            related,
+        }
     }
 }
 
@@ -239,6 +310,12 @@ impl Diagnostics {
             }
         }
         drawing
+    }
+}
+
+impl FromIterator<Diagnostic> for Diagnostics {
+    fn from_iter<I: IntoIterator<Item = Diagnostic>>(diagnostics: I) -> Self {
+        Self(diagnostics.into_iter().collect())
     }
 }
 

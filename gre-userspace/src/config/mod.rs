@@ -15,7 +15,7 @@ mod value;
 
 use std::path::{Path, PathBuf};
 
-pub use diagnostic::{Diagnostic, Diagnostics, Severity, Source};
+pub use diagnostic::{Diagnostic, Diagnostics, FlatDiagnostic, Place, Related, Severity, Source};
 pub use model::{
     Config, Gateway, Keys, Network, NextHop, Peering, Port, Route, Tenant, Tos, Ttl, Tunnel,
     TunnelRoute, Underlay, XdpMode,
