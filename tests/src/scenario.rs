@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use crate::configuration as toml;
 use crate::gateway::Gateway;
 use crate::gre::Tunnel;
-use crate::link::End;
 use crate::netns::Namespace;
 use crate::packet::{self, Fields};
 use crate::topology::{Branch, Machine, Underlay};
@@ -96,6 +95,38 @@ impl Office {
         }
         running
     }
+
+    /// A UDP frame as the machine sends it towards the branch.
+    pub fn frame_to_branch(&self, payload: &[u8]) -> Vec<u8> {
+        let inner = packet::udp(
+            machine_address(false),
+            branch_address(false),
+            (4000, 9),
+            Fields::default(),
+            payload,
+        );
+        packet::ethernet(self.machine.end.mac, self.machine.gateway.mac, None, &inner)
+    }
+
+    /// A GRE frame as the branch sends it, around a UDP packet for the machine.
+    pub fn frame_from_branch(&self, payload: &[u8]) -> Vec<u8> {
+        let inner = packet::udp(
+            branch_address(false),
+            machine_address(false),
+            (4000, 9),
+            Fields::default(),
+            payload,
+        );
+        self.underlay_frame(&inner)
+    }
+
+    /// A GRE frame as the branch sends it, around any inner packet; its sequence number is 0.
+    pub fn underlay_frame(&self, inner: &[u8]) -> Vec<u8> {
+        let mut outer = Vec::new();
+        self.tunnel.encapsulate(inner, 0, &mut outer);
+        let underlay = &self.underlay;
+        packet::ethernet(underlay.site.mac, underlay.gateway.mac, None, &outer)
+    }
 }
 
 impl RunningOffice {
@@ -117,48 +148,6 @@ impl RunningOffice {
             self.branch.insides[0].reaches(machine, 15),
             "{machine} does not answer {branch}"
         );
-    }
-
-    /// A UDP frame as the machine sends it towards the branch.
-    pub fn frame_to_branch(&self, payload: &[u8]) -> Vec<u8> {
-        let inner = packet::udp(
-            machine_address(false),
-            branch_address(false),
-            (4000, 9),
-            Fields::default(),
-            payload,
-        );
-        packet::ethernet(
-            self.office.machine.end.mac,
-            self.port_end().mac,
-            None,
-            &inner,
-        )
-    }
-
-    /// A GRE frame as the branch sends it, around a UDP packet for the machine.
-    pub fn frame_from_branch(&self, payload: &[u8]) -> Vec<u8> {
-        let inner = packet::udp(
-            branch_address(false),
-            machine_address(false),
-            (4000, 9),
-            Fields::default(),
-            payload,
-        );
-        self.underlay_frame(&inner)
-    }
-
-    /// A GRE frame as the branch sends it, around any inner packet; its sequence number is 0.
-    pub fn underlay_frame(&self, inner: &[u8]) -> Vec<u8> {
-        let mut outer = Vec::new();
-        self.office.tunnel.encapsulate(inner, 0, &mut outer);
-        let underlay = &self.office.underlay;
-        packet::ethernet(underlay.site.mac, underlay.gateway.mac, None, &outer)
-    }
-
-    /// The gateway's end of the machine's link.
-    pub fn port_end(&self) -> &End {
-        &self.office.machine.gateway
     }
 }
 

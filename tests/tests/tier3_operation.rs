@@ -88,7 +88,7 @@ fn a_tunnel_counts_exactly_what_its_peer_sent() {
     }
     let running = Office::new(false, |tunnel| tunnel.with_key(1001)).start();
     let before = Accounts::read(&running.gateway);
-    let good = running.frame_from_branch(&[7; 100]);
+    let good = running.office.frame_from_branch(&[7; 100]);
     let mut unknown = good.clone();
     unknown[KEY_OFFSET] ^= 0xff;
     let mut damaged = good.clone();
@@ -139,15 +139,15 @@ fn a_million_mutated_packets_leave_the_gateway_forwarding_and_its_counters_consi
         Wire::open(&running.office.machine.end),
     );
     let site_seeds = [
-        running.frame_from_branch(b"seed"),
-        running.underlay_frame(&packet::echo_request(
+        running.office.frame_from_branch(b"seed"),
+        running.office.underlay_frame(&packet::echo_request(
             branch_address(true),
             machine_address(true),
             1,
             1,
             b"six",
         )),
-        running.underlay_frame(&packet::echo_request(
+        running.office.underlay_frame(&packet::echo_request(
             branch_address(false),
             router_address(false),
             1,
@@ -156,9 +156,11 @@ fn a_million_mutated_packets_leave_the_gateway_forwarding_and_its_counters_consi
         )),
     ];
     let end = &running.office.machine.end;
-    let to_port = |inner: Vec<u8>| packet::ethernet(end.mac, running.port_end().mac, None, &inner);
+    let to_port = |inner: Vec<u8>| {
+        packet::ethernet(end.mac, running.office.machine.gateway.mac, None, &inner)
+    };
     let machine_seeds = [
-        running.frame_to_branch(b"seed"),
+        running.office.frame_to_branch(b"seed"),
         to_port(packet::echo_request(
             machine_address(true),
             branch_address(true),
@@ -296,7 +298,7 @@ fn detach_after_sigkill_leaves_no_program_map_or_pin() {
     assert!(!running.gateway.pins().exists());
     let devices = [
         &running.office.underlay.gateway.device,
-        &running.port_end().device,
+        &running.office.machine.gateway.device,
     ];
     for device in devices {
         assert!(
@@ -487,7 +489,7 @@ fn faulty_tunnel_frames(running: &RunningOffice, count: usize) -> Vec<Vec<u8>> {
     };
     (0..count)
         .map(|_| {
-            let mut frame = running.underlay_frame(&inner(&mut random));
+            let mut frame = running.office.underlay_frame(&inner(&mut random));
             match random.random_range(0..15) {
                 0 => frame[inner_offset - 5] = 0x99,      // Protocol type.
                 1 => frame[inner_offset] = 0x65,          // Inner version.
@@ -517,7 +519,8 @@ fn faulty_port_frames(running: &RunningOffice, count: usize) -> Vec<Vec<u8>> {
                 fields,
                 &payload,
             );
-            let mut frame = packet::ethernet(end.mac, running.port_end().mac, None, &inner);
+            let mut frame =
+                packet::ethernet(end.mac, running.office.machine.gateway.mac, None, &inner);
             match random.random_range(0..15) {
                 0 => frame[ETHERNET_HEADER + 10] ^= 0x55, // Header checksum.
                 1 => frame[ETHERNET_HEADER + 2] = 0xff,   // Length beyond the end.
