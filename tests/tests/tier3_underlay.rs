@@ -509,6 +509,56 @@ fn a_packet_loses_one_hop_in_a_tunnel_and_ttl_1_goes_no_further() {
     }
 }
 
+/// E7: a route that leads a tunnel's own remote into that tunnel encapsulates a packet once, not again and again.
+#[test]
+fn a_route_to_the_tunnels_own_remote_does_not_recurse() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let running = Office::new(false, |tunnel| tunnel.with_key(1001)).start();
+    let office = &running.office;
+    let into_tunnel = format!("{{ tunnel = \"{TUNNEL}\" }}");
+    running
+        .gateway
+        .apply(&(office.configuration() + &toml::route(NETWORK, "0.0.0.0/0", &into_tunnel)));
+    let (wire, mut site) = (
+        Wire::open(&office.machine.end),
+        Wire::open(&office.underlay.site),
+    );
+    let before = running.gateway.traffic("tunnel", TUNNEL);
+    let inner = packet::udp(
+        machine_address(false),
+        office.tunnel.local,
+        (1, 2),
+        Fields::default(),
+        b"to the remote",
+    );
+    wire.send(&packet::ethernet(
+        office.machine.end.mac,
+        office.machine.gateway.mac,
+        None,
+        &inner,
+    ));
+    let after = running.gateway.traffic("tunnel", TUNNEL);
+    assert_eq!(after.tx_packets - before.tx_packets, 1);
+    let seen: Vec<_> = site
+        .drain()
+        .into_iter()
+        .filter(|frame| contains(frame, b"to the remote"))
+        .collect();
+    let [frame] = &seen[..] else {
+        panic!("it left {} times", seen.len())
+    };
+    let payload = outer(frame).expect("it is in a tunnel").payload;
+    let carried = &payload[Header::parse(payload).unwrap().length()..];
+    assert_eq!(
+        (carried[9], carried.len()),
+        (17, inner.len()),
+        "it was encapsulated once"
+    );
+    running.expect_reachable(false);
+}
+
 fn underlay_frame(running: &RunningOffice, tunnel: &Tunnel, payload: &[u8]) -> Vec<u8> {
     let inner = packet::udp(
         branch_address(false),
