@@ -20,10 +20,11 @@ use gre_userspace::show::{self, Row};
 use miette::GraphicalTheme;
 use serde::de::DeserializeOwned;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 fn main() -> process::ExitCode {
     let Cli { options, command } = Cli::parse();
-    log_to_standard_error("warn");
+    log_to_standard_error(LevelFilter::WARN);
     match execute(&options, command) {
         Ok(code) => code,
         Err(failure) => {
@@ -33,8 +34,12 @@ fn main() -> process::ExitCode {
     }
 }
 
-fn log_to_standard_error(default: &str) {
-    let filter = EnvFilter::try_from_env("GREGW_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+/// Logs what `GREGW_LOG` asks for, without it `level` and worse.
+fn log_to_standard_error(level: LevelFilter) {
+    let filter = EnvFilter::builder()
+        .with_default_directive(level.into())
+        .with_env_var("GREGW_LOG")
+        .from_env_lossy();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(may_colour())
