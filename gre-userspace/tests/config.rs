@@ -72,6 +72,26 @@ fn complaints_are_flat_objects_in_json() {
 }
 
 #[test]
+fn a_drawing_is_headed_by_the_place_of_the_mistake() {
+    for path in toml_files("tests/broken") {
+        let bytes = std::fs::read(&path).unwrap();
+        for complaint in &Config::parse("file.toml", &bytes).unwrap_err() {
+            let (line, column) = complaint.line_column();
+            let drawing = Diagnostics::from(complaint.clone()).to_string();
+            let heads: Vec<&str> = drawing
+                .lines()
+                .filter(|line| line.contains("╭─["))
+                .collect();
+            assert_eq!(heads.len(), 1, "{drawing}");
+            assert!(
+                heads[0].contains(&format!("[file.toml:{line}:{column}]")),
+                "{drawing}"
+            );
+        }
+    }
+}
+
+#[test]
 fn every_example_is_clean() {
     let examples = toml_files("../dist/examples");
     assert!(examples.len() >= 2);
@@ -176,7 +196,7 @@ fn the_address_space_may_change_while_the_peering_is_removed() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {

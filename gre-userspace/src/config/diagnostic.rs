@@ -7,13 +7,24 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource};
+use miette::{
+    GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteError, MietteSpanContents,
+    SourceCode, SourceSpan, SpanContents,
+};
 use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 
 /// The text of a configuration file and its name; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Source(Arc<NamedSource<String>>);
+pub struct Source(Arc<File>);
+
+#[derive(Debug)]
+struct File {
+    name: String,
+    text: String,
+    /// Where each line begins: complaints are located in logarithmic time, however long the file is.
+    lines: Vec<usize>,
+}
 
 /// How bad a [`Diagnostic`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +86,9 @@ pub struct Related {
     pub place: Place,
 }
 
+/// Two places at most so many lines apart are drawn together; a farther one is only named by its line.
+const NEAR: usize = 10;
+
 /// Complaints about one file. `Display` draws each with its line and the text underlined, without colour.
 #[derive(Clone, Debug, Default)]
 pub struct Diagnostics(Vec<Diagnostic>);
@@ -82,17 +96,22 @@ pub struct Diagnostics(Vec<Diagnostic>);
 impl Source {
     /// A file called `name` with contents `text`.
     pub fn new(name: &str, text: String) -> Self {
-        Self(Arc::new(NamedSource::new(name, text)))
+        let ends = text.match_indices('\n').map(|(newline, _)| newline + 1);
+        Self(Arc::new(File {
+            name: name.to_owned(),
+            lines: std::iter::once(0).chain(ends).collect(),
+            text,
+        }))
     }
 
     /// The name given at the start, usually the path.
     pub fn name(&self) -> &str {
-        self.0.name()
+        &self.0.name
     }
 
     /// The whole text.
     pub fn text(&self) -> &str {
-        self.0.inner()
+        &self.0.text
     }
 
     /// A complaint about the bytes `span` of this file that refuses the file.
@@ -127,19 +146,18 @@ impl Source {
 
     /// The bytes `span` for somebody who counts lines and columns.
     fn place(&self, span: &Range<usize>) -> Place {
-        let before = &self.text()[..span.start];
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let (line, column) = self.line_column(span.start);
         Place {
-            line: before.matches('\n').count() + 1,
-            column: before[line_start..].chars().count() + 1,
+            line: line + 1,
+            column: column + 1,
             text: self.text()[span.clone()].to_owned(),
         }
     }
 
     /// The inverse of [`Source::place`]; a place outside the text ends up at its end.
     fn span(&self, place: &Place) -> Range<usize> {
-        let lines = self.text().split_inclusive('\n');
-        let line_start: usize = lines.take(place.line.saturating_sub(1)).map(str::len).sum();
+        let line_start = self.0.lines.get(place.line.saturating_sub(1));
+        let line_start = line_start.copied().unwrap_or(self.text().len());
         let line = self.text()[line_start..].chars();
         let before: usize = line
             .take(place.column.saturating_sub(1))
@@ -149,12 +167,56 @@ impl Source {
         self.clamp(start..start + place.text.len())
     }
 
+    /// The line that holds byte `at`, and the character of that line that begins there; both count from 0.
+    fn line_column(&self, at: usize) -> (usize, usize) {
+        let line = self.0.lines.partition_point(|start| *start <= at) - 1;
+        let before = &self.text()[self.0.lines[line]..at];
+        (line, before.chars().count())
+    }
+
     /// `span` moved inside the text and onto character borders.
     fn clamp(&self, span: Range<usize>) -> Range<usize> {
         let text = self.text();
         let start = text.floor_char_boundary(span.start.min(text.len()));
         let end = text.ceil_char_boundary(span.end.clamp(start, text.len()));
         start..end
+    }
+}
+
+/// What `miette` draws of the file.
+impl SourceCode for Source {
+    fn read_span<'a>(
+        &'a self,
+        span: &SourceSpan,
+        lines_before: usize,
+        lines_after: usize,
+    ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
+        let (start, end) = (span.offset(), span.offset() + span.len());
+        let File { name, text, lines } = self.0.as_ref();
+        if end > text.len() {
+            return Err(MietteError::OutOfBounds);
+        }
+        let (line, column) = self.line_column(start);
+        let first = line.saturating_sub(lines_before);
+        // Without context `miette` asks for the place alone.
+        let (from, column) = match lines_before {
+            0 => (start, column),
+            _ => (lines[first], 0),
+        };
+        let (last, _) = self.line_column(end);
+        let to = lines
+            .get(last + lines_after + 1)
+            .copied()
+            .unwrap_or(text.len());
+        Ok(Box::new(MietteSpanContents::new_named(
+            name.clone(),
+            &text.as_bytes()[from..to],
+            (from, to - from).into(),
+            first,
+            column,
+            // Whether two excerpts are drawn as one is decided by this count alone.
+            last + lines_after + 1 - first + NEAR,
+        )))
     }
 }
 
@@ -182,8 +244,13 @@ impl Diagnostic {
 
     /// Line and column of the offending text's beginning; both count from 1, columns in characters.
     pub fn line_column(&self) -> (usize, usize) {
-        let place = self.source.place(&self.span);
-        (place.line, place.column)
+        let (line, column) = self.source.line_column(self.span.start);
+        (line + 1, column + 1)
+    }
+
+    fn is_near(&self, other: &Range<usize>) -> bool {
+        let line = |at| self.source.line_column(at).0;
+        line(self.span.start).abs_diff(line(other.start)) <= NEAR
     }
 
     /// The offending text.
@@ -209,11 +276,17 @@ impl miette::Diagnostic for Diagnostic {
     }
 
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        Some(Box::new(&self.help))
+        Some(match &self.related {
+            Some((span, label)) if !self.is_near(span) => {
+                let (line, _) = self.source.line_column(span.start);
+                Box::new(format!("{} ({label}: line {})", self.help, line + 1))
+            }
+            _ => Box::new(&self.help),
+        })
     }
 
-    fn source_code(&self) -> Option<&dyn miette::SourceCode> {
-        Some(&self.source.0)
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        Some(&self.source)
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
@@ -221,6 +294,7 @@ impl miette::Diagnostic for Diagnostic {
         let related = self
             .related
             .as_ref()
+            .filter(|(span, _)| self.is_near(span))
             .map(|(span, label)| LabeledSpan::new_with_span(Some(label.clone()), span.clone()));
         Some(Box::new(std::iter::once(primary).chain(related)))
     }

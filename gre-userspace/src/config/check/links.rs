@@ -31,7 +31,7 @@ fn underlays_are_distinct(drafts: &Drafts, report: &mut Report<'_>) {
             report.conflict(
                 device,
                 first,
-                "first stated here",
+                "first stated",
                 format!("device `{}` is stated as underlay twice", device.get_ref()),
                 "state it once, with all its addresses in `local`",
             );
@@ -41,7 +41,7 @@ fn underlays_are_distinct(drafts: &Drafts, report: &mut Report<'_>) {
                 report.conflict(
                     local,
                     first,
-                    "first stated here",
+                    "first stated",
                     format!(
                         "{}: `local` {} is stated twice",
                         underlay.label,
@@ -75,7 +75,7 @@ fn ports_are_distinct(drafts: &Drafts, report: &mut Report<'_>) {
             report.conflict(
                 device,
                 first,
-                "first port here",
+                "the other port",
                 format!("{}: {what} is a port already", port.label),
                 "give one of the ports another device or `vlan`",
             );
@@ -86,7 +86,7 @@ fn ports_are_distinct(drafts: &Drafts, report: &mut Report<'_>) {
             report.conflict(
                 device,
                 underlay,
-                "underlay here",
+                "the underlay",
                 format!("{}: {what} is the underlay", port.label),
                 "give the port a `vlan` or another device",
             );
@@ -102,7 +102,7 @@ fn address_space_is_disjoint(network: &NetworkDraft, report: &mut Report<'_>) {
         report.conflict(
             inner_at,
             outer_at,
-            "covered by this",
+            "the covering prefix",
             format!(
                 "{}: {inner} lies in {outer}, which is in `address_space` too",
                 network.label
@@ -199,7 +199,7 @@ fn addresses_of_a_port_are_distinct(port: &PortDraft, report: &mut Report<'_>) {
             report.conflict(
                 address,
                 first,
-                "first stated here",
+                "first stated",
                 format!(
                     "{}: address {} is stated twice",
                     port.label,

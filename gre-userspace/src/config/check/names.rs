@@ -117,7 +117,7 @@ fn unique<'d, T>(
             report.conflict(
                 name,
                 other,
-                "first used here",
+                "first used",
                 format!("two {kind}s are called `{text}`"),
                 format!("give each {kind} a name of its own"),
             );

@@ -41,7 +41,7 @@ fn pairs<'d>(drafts: &'d Drafts, report: &mut Report<'_>) -> Statements<'d> {
             report.conflict(
                 &Spanned::new(statement.span.clone(), ()),
                 &Spanned::new(first.span.clone(), ()),
-                "first stated here",
+                "first stated",
                 format!("{} is stated twice", statement.label),
                 format!(
                     "keep one; the other side is network = \"{}\", remote = \"{}\"",
@@ -77,7 +77,7 @@ fn peered_spaces_are_disjoint(
                 report.conflict(
                     remote,
                     theirs,
-                    "overlapping prefix",
+                    "the overlapping prefix",
                     format!(
                         "peered networks overlap: {a} of `{}` and {b} of `{}`",
                         pair.0, pair.1
@@ -169,7 +169,7 @@ fn remote_gateways_are_lawful(
             report.conflict(
                 stated,
                 first,
-                "first stated here",
+                "first stated",
                 format!(
                     "{}: network `{network}` uses the gateways of another peer already",
                     statement.label

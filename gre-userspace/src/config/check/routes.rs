@@ -66,7 +66,7 @@ fn tunnel_routes_are_distinct(drafts: &Drafts, report: &mut Report<'_>) {
             report.conflict(
                 &route.prefix,
                 first,
-                "first stated here",
+                "first stated",
                 format!(
                     "{}: route {} with metric {} is stated by {other} already",
                     tunnel.label,
@@ -89,7 +89,7 @@ fn user_routes_are_distinct(drafts: &Drafts, report: &mut Report<'_>) {
             report.conflict(
                 prefix,
                 first,
-                "first stated here",
+                "first stated",
                 format!("{} is stated twice", route.label),
                 "keep one [[route]] for a prefix of a network",
             );
