@@ -3,7 +3,10 @@
 //! Written by the daemon, read by the pipeline. `repr(C)` without padding, `bool` or `Option`; addresses in
 //! transmission order, integers in host order. A zeroed entry is an unused one.
 
-use crate::id::{Address, AdjacencyId, EtherType, IfIndex, MacAddress, NetworkId, PortId, VlanId};
+use crate::checksum::Sum;
+use crate::id::{
+    Address, AdjacencyId, EtherType, IfIndex, IpProto, MacAddress, NetworkId, PortId, VlanId,
+};
 
 /// Declares a set of flag bits held in a `u16`.
 macro_rules! flags {
@@ -183,6 +186,22 @@ const _: () = {
 };
 
 impl TunnelEntry {
+    /// First byte of the outer IPv4 header: version 4, five words.
+    pub const IPV4_VERSION_IHL: u8 = 0x45;
+    /// Flags of the outer IPv4 header; the identification is 0, which RFC 6864 §4.1 allows with DF.
+    pub const IPV4_DONT_FRAGMENT: [u8; 2] = [0x40, 0];
+
+    /// The value of [`TunnelEntry::header_sum`] for a tunnel between these addresses.
+    pub const fn header_sum(local: [u8; 4], remote: [u8; 4]) -> u32 {
+        Sum(0)
+            .add([Self::IPV4_VERSION_IHL, 0])
+            .add(Self::IPV4_DONT_FRAGMENT)
+            .add([0, IpProto::GRE.0])
+            .add_4(local)
+            .add_4(remote)
+            .fold() as u32
+    }
+
     /// Bytes of the GRE header that the options ask for (RFC 2890 §2).
     pub const fn gre_length(flags: TunnelFlags) -> u8 {
         4 + 4
