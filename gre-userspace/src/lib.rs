@@ -10,6 +10,7 @@ pub mod failure;
 pub mod instance;
 pub mod metrics;
 pub mod peering;
+pub mod plan;
 pub mod report;
 pub mod request;
 pub mod show;

@@ -1,0 +1,141 @@
+//! Dense ids of networks, ports and tunnels, kept by name from one plan to the next.
+//!
+//! Ids index the data plane's tables and counters, so a name keeps its id as long as it is stated. A freed id waits:
+//! counters and events of its former owner may still be on their way.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use gre_common::id::{NetworkId, PortId, TunnelId};
+use serde::{Deserialize, Serialize};
+
+use super::Limits;
+use crate::config::{Config, Name};
+
+/// Which name has which id; remembered by the daemon, also across restarts.
+///
+/// Ports and tunnels are known by network and name: one that moves to another network is another object, so that at no
+/// time an entry of one network is reached through the routes of the other.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ids {
+    networks: Pool,
+    ports: Pool,
+    tunnels: Pool,
+}
+
+/// Ids of one kind of object.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Pool {
+    used: BTreeMap<String, u32>,
+    /// Oldest first.
+    freed: VecDeque<u32>,
+    /// The least id that no object ever had.
+    fresh: u32,
+}
+
+impl Ids {
+    /// The ids for `config`: names that stay keep theirs. Names beyond `limits` have none.
+    pub(super) fn next(mut self, config: &Config, limits: &Limits) -> Self {
+        let networks = config.networks.iter();
+        let networks = networks.map(|network| network.name.get_ref().to_string());
+        self.networks.assign(networks.collect(), limits.networks);
+
+        let ports = config.ports.iter();
+        let ports = ports.map(|port| scoped(port.network.get_ref(), port.name.get_ref()));
+        self.ports.assign(ports.collect(), limits.ports);
+
+        let tunnels = config.tunnels.iter();
+        let tunnels = tunnels.map(|tunnel| scoped(tunnel.network.get_ref(), tunnel.name.get_ref()));
+        self.tunnels.assign(tunnels.collect(), limits.tunnels);
+        self
+    }
+
+    /// The id of a network of the plan.
+    pub fn network(&self, name: &Name) -> Option<NetworkId> {
+        self.networks.get(name.as_str()).map(NetworkId)
+    }
+
+    /// The id of a port of the plan.
+    pub fn port(&self, network: &Name, name: &Name) -> Option<PortId> {
+        self.ports.get(&scoped(network, name)).map(PortId)
+    }
+
+    /// The id of a tunnel of the plan.
+    pub fn tunnel(&self, network: &Name, name: &Name) -> Option<TunnelId> {
+        self.tunnels.get(&scoped(network, name)).map(TunnelId)
+    }
+}
+
+impl Pool {
+    fn get(&self, name: &str) -> Option<u32> {
+        self.used.get(name).copied()
+    }
+
+    /// Gives each of `names` an id below `limit` as far as they reach. What is freed now is not given out now: the data
+    /// plane still holds the entry while the new one is written.
+    fn assign(&mut self, names: BTreeSet<String>, limit: usize) {
+        let gone: Vec<String> = self
+            .used
+            .keys()
+            .filter(|name| !names.contains(*name))
+            .cloned()
+            .collect();
+        for name in names {
+            if self.used.contains_key(&name) {
+                continue;
+            }
+            let Some(id) = self.unused(limit) else { break };
+            self.used.insert(name, id);
+        }
+        for name in gone {
+            self.freed.extend(self.used.remove(&name));
+        }
+    }
+
+    /// An id that was never used, else the one freed longest ago.
+    fn unused(&mut self, limit: usize) -> Option<u32> {
+        if (self.fresh as usize) < limit {
+            self.fresh += 1;
+            return Some(self.fresh - 1);
+        }
+        let usable = self.freed.iter().position(|id| (*id as usize) < limit)?;
+        self.freed.remove(usable)
+    }
+}
+
+/// The key of an object that belongs to a network; `/` stands in no name.
+fn scoped(network: &Name, name: &Name) -> String {
+    format!("{network}/{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn freed_ids_wait_until_no_fresh_one_is_left() {
+        let mut pool = Pool::default();
+        let mut assign = |names: &[&str]| {
+            pool.assign(names.iter().map(|name| (*name).to_owned()).collect(), 4);
+            names.iter().map(|name| pool.get(name)).collect::<Vec<_>>()
+        };
+        assert_eq!(assign(&["a", "b"]), [Some(0), Some(1)]);
+        assert_eq!(assign(&["b", "c"]), [Some(1), Some(2)]);
+        assert_eq!(assign(&["b", "d"]), [Some(1), Some(3)]);
+        assert_eq!(
+            assign(&["b", "d", "e"]),
+            [Some(1), Some(3), Some(0)],
+            "freed first"
+        );
+        assert_eq!(assign(&["b", "e", "f"]), [Some(1), Some(0), Some(2)]);
+    }
+
+    #[test]
+    fn an_id_freed_by_a_plan_is_not_given_out_by_the_same_plan() {
+        let mut pool = Pool::default();
+        pool.assign(["a".to_owned()].into(), 1);
+        pool.assign(["b".to_owned()].into(), 1);
+        assert_eq!(pool.get("b"), None);
+        pool.assign(["b".to_owned()].into(), 1);
+        assert_eq!(pool.get("b"), Some(0));
+    }
+}
