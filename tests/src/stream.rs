@@ -156,8 +156,8 @@ impl Stream {
 }
 
 fn send(wire: &Wire, mut frame: Vec<u8>, rate: u64, stop: &AtomicBool, sent: &AtomicU64) {
-    // Sender and data plane share one processor, the receiver has the other.
-    let _ = sys::pin_thread(0);
+    // Sender and data plane share one processor, the receiver has the other; elsewhere it has to do without.
+    let _ = sys::favour_thread(0);
     let mut frames = vec![frame.clone(); usize::try_from(BURST).unwrap_or_default()];
     let number_at = frame.len() - 8;
     frame.clear();
@@ -204,7 +204,7 @@ impl Receiver {
         stop: &AtomicBool,
         received: &AtomicU64,
     ) -> Self {
-        let _ = sys::pin_thread(1);
+        let _ = sys::favour_thread(1);
         let mut first = None;
         while !stop.load(Ordering::Relaxed) {
             let mut arrived = 0;

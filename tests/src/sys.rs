@@ -316,15 +316,18 @@ pub fn bpf(command: libc::c_long, attributes: &[u8]) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Keeps the calling thread on one processor.
+/// Keeps the calling thread on one processor, and before all ordinary threads there.
 ///
 /// # Errors
-/// `EINVAL` if the machine has no such processor.
-pub fn pin_thread(processor: usize) -> io::Result<()> {
+/// `EINVAL` if the machine has no such processor; `EACCES` without CAP_SYS_NICE.
+pub fn favour_thread(processor: usize) -> io::Result<()> {
     let mut set = nix::sched::CpuSet::new();
     set.set(processor)?;
     nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set)?;
-    Ok(())
+    // A nice value would count only among threads of the same session (autogroups).
+    let parameters = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the parameters live through the call; 0 is the calling thread.
+    check(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) })
 }
 
 /// The VLAN tag that the kernel had removed from a received frame, from its auxiliary data (packet(7),
