@@ -1,6 +1,6 @@
 //! Programs from the distribution's archive, through apt.
 
-use std::process::Command;
+use std::{collections::BTreeSet, process::Command, sync::Once};
 
 use anyhow::{Result, bail};
 
@@ -21,38 +21,40 @@ const PROGRAMS: [(&str, &str); 8] = [
 
 /// Installs the packages of all missing programs.
 pub(super) fn install_programs() -> Result<()> {
-    let mut missing: Vec<(&str, &str)> = PROGRAMS
+    let missing: Vec<(&str, &str)> = PROGRAMS
         .into_iter()
         .filter(|(program, _)| command::find(program).is_none())
         .collect();
     if missing.is_empty() {
         return Ok(());
     }
-    let programs: Vec<&str> = missing.iter().map(|(program, _)| *program).collect();
     if !is_available() {
+        let programs: Vec<&str> = missing.iter().map(|(program, _)| *program).collect();
         bail!(
             "these programs are missing, and there is no apt-get to install them with: {}",
             programs.join(", ")
         );
     }
-    missing.dedup_by_key(|(_, package)| *package);
-    let packages: Vec<&str> = missing.iter().map(|(_, package)| *package).collect();
+    let packages: BTreeSet<&str> = missing.iter().map(|(_, package)| *package).collect();
     update();
-    install(&packages)
+    install(&Vec::from_iter(packages))
 }
 
 pub(super) fn is_available() -> bool {
     command::find("apt-get").is_some()
 }
 
-/// Fetches the archive's package lists. An archive that cannot be reached is reported by apt-get itself; lists
+/// Fetches the archive's package lists, once. An archive that cannot be reached is reported by apt-get itself; lists
 /// fetched earlier may still do.
 pub(super) fn update() {
-    if is_root()
-        && let Err(error) = command::run(apt_get().arg("update"))
-    {
-        eprintln!("xtask: {error}; going on with the package lists that are there");
-    }
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        if is_root()
+            && let Err(error) = command::run(apt_get().arg("update"))
+        {
+            eprintln!("xtask: {error}; going on with the package lists that are there");
+        }
+    });
 }
 
 /// Installs `packages`, or says which command root has to run.
