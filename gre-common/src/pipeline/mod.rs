@@ -1,1 +1,165 @@
-//! The way of a packet.
+//! The way of a packet, top to bottom: from the frame to a verdict or a drop.
+//!
+//! `gre-ebpf` calls [`process`] for each frame in the kernel; host tests, fuzzing and `gregw explain` call it on ordinary
+//! memory. Each stage is one file and hands on a small record by value; `?` is the drop.
+
+mod decap;
+mod demux;
+mod echo;
+mod encap;
+mod forward;
+mod parse;
+mod resolve;
+pub mod sequence;
+
+use crate::counters::{Direction, Ledger, Owner};
+use crate::entry::{InterfaceEntry, InterfaceFlags};
+use crate::frame::Frame;
+use crate::id::{EtherType, IfIndex, NetworkId, PortId};
+use crate::tables::Tables;
+use crate::verdict::{DropReason, Verdict};
+
+use parse::Link;
+
+/// Where a packet came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ingress {
+    /// A machine on a port of the network.
+    Port(NetworkId),
+    /// A site behind a tunnel of the network.
+    Tunnel(NetworkId),
+}
+
+/// Decides about one frame received on `device`, rewrites it for the way out, and counts it.
+///
+/// On `Ok(Verdict::Transmit(_))` the frame is complete and the caller sends it, then reports with [`sent`] or
+/// [`not_sent`] how that went. A drop is already counted.
+#[inline(always)]
+pub fn process<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    device: IfIndex,
+    ledger: &mut Ledger,
+) -> Result<Verdict, DropReason> {
+    let Some(interface) = tables.interface(device) else {
+        return Ok(Verdict::Pass);
+    };
+    let verdict = from_device(frame, tables, device, *interface, ledger);
+    if let Err(reason) = verdict {
+        tables.count_drop(ledger.owner, ledger.direction, reason);
+    }
+    verdict
+}
+
+/// Counts a frame that left.
+#[inline(always)]
+pub fn sent<T: Tables>(tables: &T, ledger: &Ledger) {
+    if ledger.direction == Direction::Transmit {
+        tables.count(ledger.owner, Direction::Transmit, ledger.bytes);
+    }
+}
+
+/// Counts a frame that could not be handed to its device.
+#[inline(always)]
+pub fn not_sent<T: Tables>(tables: &T, ledger: &Ledger) -> DropReason {
+    if ledger.direction == Direction::Transmit {
+        tables.count_drop(
+            ledger.owner,
+            Direction::Transmit,
+            DropReason::TransmitFailed,
+        );
+    }
+    DropReason::TransmitFailed
+}
+
+#[inline(always)]
+fn from_device<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    device: IfIndex,
+    interface: InterfaceEntry,
+    ledger: &mut Ledger,
+) -> Result<Verdict, DropReason> {
+    let Ok(link) = parse::link(frame, &interface) else {
+        return Ok(Verdict::Pass);
+    };
+    if let Some(port) = port_of(tables, device, &interface, &link) {
+        return from_port(frame, tables, port, link, ledger);
+    }
+    if interface.flags.contains(InterfaceFlags::UNDERLAY) && !link.is_tagged() && link.unicast_to_us
+    {
+        return from_underlay(frame, tables, link, ledger);
+    }
+    Ok(Verdict::Pass)
+}
+
+/// The port that a frame belongs to, by its tag.
+#[inline(always)]
+fn port_of<T: Tables>(
+    tables: &T,
+    device: IfIndex,
+    interface: &InterfaceEntry,
+    link: &Link,
+) -> Option<PortId> {
+    if link.is_tagged() {
+        if !interface.flags.contains(InterfaceFlags::TAGGED_PORTS) {
+            return None;
+        }
+        tables.tagged_port(&crate::key::VlanKey::new(device, link.vlan))
+    } else {
+        interface
+            .flags
+            .contains(InterfaceFlags::PORT)
+            .then_some(interface.port)
+    }
+}
+
+#[inline(always)]
+fn from_underlay<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    link: Link,
+    ledger: &mut Ledger,
+) -> Result<Verdict, DropReason> {
+    let Some(outer) = parse::outer(frame, &link)? else {
+        return Ok(Verdict::Pass);
+    };
+    let received = match demux::tunnel(frame, tables, &outer) {
+        Err(_) if !demux::is_ours(tables, &outer) => return Ok(Verdict::Pass),
+        received => received?,
+    };
+    ledger.owner = Owner::Tunnel(received.id);
+    ledger.bytes = received.payload_length;
+    tables.count(ledger.owner, Direction::Receive, ledger.bytes);
+    let network = decap::check(frame, tables, &outer, &received)?;
+    let mut inner = parse::inner(frame, &received)?;
+    decap::combine_ecn(frame, &outer, &mut inner)?;
+    forward::forward(frame, tables, Ingress::Tunnel(network), inner, ledger)
+}
+
+#[inline(always)]
+fn from_port<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    id: PortId,
+    link: Link,
+    ledger: &mut Ledger,
+) -> Result<Verdict, DropReason> {
+    let Some(port) = tables.port(id) else {
+        return Ok(Verdict::Pass);
+    };
+    if link.ether_type == EtherType::ARP {
+        return Ok(resolve::arp(frame, tables, id, port, &link));
+    }
+    if link.ether_type == EtherType::IPV6 && resolve::is_discovery(frame, &link) {
+        return Ok(resolve::discovery(frame, tables, id, port, &link));
+    }
+    if !link.unicast_to_us || !link.is_ip() {
+        return Ok(Verdict::Pass);
+    }
+    ledger.owner = Owner::Port(id);
+    ledger.bytes = parse::claimed_length(frame, &link);
+    tables.count(ledger.owner, Direction::Receive, ledger.bytes);
+    let inner = parse::from_machine(frame, &link)?;
+    forward::forward(frame, tables, Ingress::Port(port.network), inner, ledger)
+}

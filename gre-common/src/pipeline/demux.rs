@@ -1,0 +1,110 @@
+//! Finds the tunnel of a GRE packet: by outer addresses and key, never by anything inside (RFC 2890 §2.1).
+//!
+//! Called by `from_underlay`. Nothing here may drop a packet that is not for one of the gateway's addresses: the caller
+//! asks [`is_ours`] before it believes an error.
+
+use crate::frame::Frame;
+use crate::id::{Address, EtherType, TunnelId};
+use crate::key::{DemuxKeyV4, DemuxKeyV6, EndpointKey};
+use crate::tables::Tables;
+use crate::verdict::DropReason;
+use crate::wire::gre::GreHeader;
+use crate::wire::ip::{IPV4_LENGTH, Ipv4Hdr};
+
+use super::parse::{self, Outer};
+
+/// A GRE packet of a tunnel.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Received {
+    /// The tunnel.
+    pub id: TunnelId,
+    /// The first four bytes of the GRE header.
+    pub gre: GreHeader,
+    /// What it carries.
+    pub protocol: EtherType,
+    /// Offset of what it carries.
+    pub payload: usize,
+    /// Bytes between the GRE header and the end of the outer packet.
+    pub payload_length: u32,
+}
+
+/// The tunnel of the packet, once its outer headers are known to be sound.
+#[inline(always)]
+pub(super) fn tunnel<F: Frame, T: Tables>(
+    frame: &F,
+    tables: &T,
+    outer: &Outer,
+) -> Result<Received, DropReason> {
+    check_outer(frame, outer)?;
+    let gre: GreHeader = frame.read(outer.gre)?;
+    if gre.version() != 0 {
+        return Err(DropReason::GreVersion);
+    }
+    if gre.has_reserved() {
+        return Err(DropReason::GreReserved);
+    }
+    let payload = outer.gre + gre.length();
+    if payload > outer.end {
+        return Err(DropReason::Truncated);
+    }
+    let (key, has_key) = if gre.has_key() {
+        (
+            u32::from_be_bytes(frame.read(outer.gre + gre.key_offset())?),
+            1,
+        )
+    } else {
+        (0, 0)
+    };
+    let id = match (outer.remote, outer.local) {
+        (Address::V4(remote), Address::V4(local)) => tables.demux_v4(&DemuxKeyV4 {
+            remote,
+            local,
+            key,
+            has_key,
+        }),
+        (Address::V6(remote), Address::V6(local)) => tables.demux_v6(&DemuxKeyV6 {
+            remote,
+            local,
+            key,
+            has_key,
+        }),
+        _ => None,
+    };
+    Ok(Received {
+        id: id.ok_or(DropReason::UnknownTunnel)?,
+        gre,
+        protocol: gre.protocol(),
+        payload,
+        payload_length: (outer.end - payload) as u32,
+    })
+}
+
+/// Whether the packet's outer destination is one of the gateway's GRE addresses.
+#[inline(always)]
+pub(super) fn is_ours<T: Tables>(tables: &T, outer: &Outer) -> bool {
+    tables.is_endpoint(&EndpointKey::new(outer.local))
+}
+
+#[inline(always)]
+fn check_outer<F: Frame>(frame: &F, outer: &Outer) -> Result<(), DropReason> {
+    if outer.fragment {
+        return Err(DropReason::OuterFragment);
+    }
+    if let Address::V4(_) = outer.local {
+        let (offset, length) = outer.header;
+        if length < IPV4_LENGTH {
+            return Err(DropReason::OuterMalformed);
+        }
+        let header: Ipv4Hdr = frame.read(offset)?;
+        if !parse::header_sum_is_correct(frame, &header, offset, length)? {
+            return Err(DropReason::OuterChecksum);
+        }
+    }
+    if outer.end < outer.gre {
+        return Err(DropReason::OuterMalformed);
+    }
+    if outer.end > frame.length() {
+        return Err(DropReason::Truncated);
+    }
+    Ok(())
+}

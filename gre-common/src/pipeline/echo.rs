@@ -1,0 +1,59 @@
+//! Answers echo requests to the gateway's own addresses (RFC 1122 §3.2.2.6, RFC 4443 §4.2).
+//!
+//! Called by `forward` when the route leads to the gateway itself; the reply is then routed like any packet.
+
+use crate::checksum;
+use crate::frame::Frame;
+use crate::id::{Address, IpProto};
+use crate::verdict::DropReason;
+use crate::wire::icmp::IcmpHeader;
+
+use super::encap;
+use super::parse::Inner;
+
+/// TTL and hop limit of replies.
+const TTL: u8 = 64;
+
+/// Turns a request into its reply in place; whatever is not a request is refused.
+#[inline(never)]
+pub(super) fn reply<F: Frame>(frame: &mut F, inner: &mut Inner) -> Result<(), DropReason> {
+    let reply = match (inner.destination, inner.protocol) {
+        (Address::V4(_), IpProto::ICMP) => IcmpHeader::ECHO_REPLY,
+        (Address::V6(_), IpProto::ICMPV6) => IcmpHeader::ECHO_REPLY_V6,
+        _ => return Err(DropReason::LocalUnsupported),
+    };
+    let offset = inner.offset + inner.header_length;
+    let header: IcmpHeader = frame.read(offset)?;
+    let is_request = matches!(
+        (reply, header.kind),
+        (IcmpHeader::ECHO_REPLY, IcmpHeader::ECHO_REQUEST)
+            | (IcmpHeader::ECHO_REPLY_V6, IcmpHeader::ECHO_REQUEST_V6)
+    );
+    if !is_request || header.code != 0 || inner.fragment {
+        return Err(DropReason::LocalUnsupported);
+    }
+    let checksum = checksum::update(header.checksum, [header.kind, 0], [reply, 0]);
+    frame.write(
+        offset,
+        IcmpHeader {
+            kind: reply,
+            code: 0,
+            checksum,
+        },
+    )?;
+    // Exchanging the addresses changes no checksum: all sums are commutative.
+    match (inner.source, inner.destination) {
+        (Address::V4(source), Address::V4(destination)) => {
+            frame.write(inner.offset + 12, destination)?;
+            frame.write(inner.offset + 16, source)?;
+        }
+        (Address::V6(source), Address::V6(destination)) => {
+            frame.write(inner.offset + 8, destination)?;
+            frame.write(inner.offset + 24, source)?;
+        }
+        _ => return Err(DropReason::InnerMalformed),
+    }
+    (inner.source, inner.destination) = (inner.destination, inner.source);
+    encap::set_ttl(frame, inner, TTL)?;
+    Ok(())
+}

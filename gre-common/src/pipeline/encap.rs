@@ -1,0 +1,270 @@
+//! Wraps a packet into the outer headers of a tunnel (RFC 2784, RFC 2890, RFC 7676).
+//!
+//! Called by `forward` once the route leads into a tunnel; drops are charged to that tunnel. The head is moved once, by
+//! the difference between old and new headers.
+
+use crate::checksum::{self, Sum};
+use crate::counters::{Direction, Ledger, Owner};
+use crate::entry::{AdjacencyEntry, TunnelEntry, TunnelFlags};
+use crate::frame::{Frame, Truncated};
+use crate::id::{Address, EtherType, IpProto, TunnelId};
+use crate::tables::{SequenceCell, Tables};
+use crate::verdict::{DropReason, Verdict};
+use crate::wire::ether::EthernetHeader;
+use crate::wire::gre::GreHeader;
+use crate::wire::ip::{IPV4_LENGTH, IPV6_LENGTH, Ipv4Hdr, Ipv6Hdr, ecn, ipv6_first_word};
+
+use super::forward;
+use super::parse::Inner;
+
+/// Takes one hop off the packet (RFC 1812 §5.3.1, RFC 8200 §3).
+#[inline(always)]
+pub(super) fn decrement_ttl<F: Frame>(frame: &mut F, inner: &mut Inner) -> Result<(), DropReason> {
+    if inner.ttl <= 1 {
+        return Err(DropReason::TtlExpired);
+    }
+    set_ttl(frame, inner, inner.ttl - 1)?;
+    Ok(())
+}
+
+/// Writes TTL or hop limit and keeps the IPv4 header checksum true.
+#[inline(always)]
+pub(super) fn set_ttl<F: Frame>(
+    frame: &mut F,
+    inner: &mut Inner,
+    ttl: u8,
+) -> Result<(), Truncated> {
+    match inner.destination {
+        Address::V4(_) => {
+            let [old, protocol, sum @ ..]: [u8; 4] = frame.read(inner.offset + 8)?;
+            let [high, low] = checksum::update(sum, [old, protocol], [ttl, protocol]);
+            frame.write(inner.offset + 8, [ttl, protocol, high, low])?;
+        }
+        Address::V6(_) => frame.write(inner.offset + 7, [ttl])?,
+    }
+    inner.ttl = ttl;
+    Ok(())
+}
+
+/// Encapsulates the packet and addresses the frame to the tunnel's next hop.
+#[inline(always)]
+pub(super) fn into_tunnel<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    id: TunnelId,
+    inner: &Inner,
+    ledger: &mut Ledger,
+) -> Result<Verdict, DropReason> {
+    *ledger = Ledger {
+        owner: Owner::Tunnel(id),
+        direction: Direction::Transmit,
+        bytes: inner.length as u32,
+    };
+    let tunnel = tables.tunnel(id).ok_or(DropReason::MissingEntry)?;
+    let adjacency = usable_adjacency(tables, tunnel, inner)?;
+    let sequence = if tunnel.flags.contains(TunnelFlags::SEQUENCE) {
+        tables.sequence(id).ok_or(DropReason::MissingEntry)?.next()
+    } else {
+        0
+    };
+    if tunnel.flags.contains(TunnelFlags::OUTER_V6) {
+        let label = flow_label(frame, inner);
+        forward::reframe(
+            frame,
+            inner,
+            EthernetHeader::LENGTH + tunnel.overhead as usize,
+        )?;
+        write_ipv6(frame, tunnel, inner, label)?;
+        write_gre(
+            frame,
+            tunnel,
+            inner,
+            sequence,
+            EthernetHeader::LENGTH + IPV6_LENGTH,
+        )?;
+    } else {
+        forward::reframe(
+            frame,
+            inner,
+            EthernetHeader::LENGTH + tunnel.overhead as usize,
+        )?;
+        write_ipv4(frame, tunnel, inner)?;
+        write_gre(
+            frame,
+            tunnel,
+            inner,
+            sequence,
+            EthernetHeader::LENGTH + IPV4_LENGTH,
+        )?;
+    }
+    frame.write(
+        0,
+        EthernetHeader::new(adjacency.destination, adjacency.source, tunnel.ether_type()),
+    )?;
+    Ok(Verdict::Transmit(adjacency.device))
+}
+
+/// The layer-2 rewrite towards the remote, if the packet may be sent there.
+#[inline(always)]
+fn usable_adjacency<T: Tables>(
+    tables: &T,
+    tunnel: &TunnelEntry,
+    inner: &Inner,
+) -> Result<AdjacencyEntry, DropReason> {
+    if !tunnel.flags.contains(TunnelFlags::IN_USE) {
+        return Err(DropReason::MissingEntry);
+    }
+    if inner.length > tunnel.mtu as usize {
+        return Err(DropReason::ExceedsTunnelMtu);
+    }
+    let adjacency = tables
+        .adjacency(tunnel.adjacency)
+        .ok_or(DropReason::MissingEntry)?;
+    if adjacency.resolved == 0 {
+        return Err(DropReason::AdjacencyUnresolved);
+    }
+    if inner.length + tunnel.overhead as usize > adjacency.mtu as usize {
+        return Err(DropReason::ExceedsUnderlayMtu);
+    }
+    Ok(*adjacency)
+}
+
+#[inline(always)]
+fn write_ipv4<F: Frame>(
+    frame: &mut F,
+    tunnel: &TunnelEntry,
+    inner: &Inner,
+) -> Result<(), Truncated> {
+    let (tos, ttl) = (outer_tos(tunnel, inner), outer_ttl(tunnel, inner));
+    let length = ((inner.length + tunnel.overhead as usize) as u16).to_be_bytes();
+    let [l0, l1, l2, l3, ..] = tunnel.local;
+    let [r0, r1, r2, r3, ..] = tunnel.remote;
+    let check = Sum(tunnel.header_sum.into())
+        .add([0, tos])
+        .add(length)
+        .add([ttl, 0])
+        .checksum();
+    frame.write(
+        EthernetHeader::LENGTH,
+        Ipv4Hdr {
+            vihl: TunnelEntry::IPV4_VERSION_IHL,
+            tos,
+            tot_len: length,
+            id: [0, 0],
+            frags: TunnelEntry::IPV4_DONT_FRAGMENT,
+            ttl,
+            proto: IpProto::GRE.0,
+            check,
+            src_addr: [l0, l1, l2, l3],
+            dst_addr: [r0, r1, r2, r3],
+        },
+    )
+}
+
+#[inline(always)]
+fn write_ipv6<F: Frame>(
+    frame: &mut F,
+    tunnel: &TunnelEntry,
+    inner: &Inner,
+    label: u32,
+) -> Result<(), Truncated> {
+    let payload = inner.length + tunnel.overhead as usize - IPV6_LENGTH;
+    frame.write(
+        EthernetHeader::LENGTH,
+        Ipv6Hdr {
+            vcf: ipv6_first_word(outer_tos(tunnel, inner), label),
+            payload_len: (payload as u16).to_be_bytes(),
+            next_hdr: IpProto::GRE.0,
+            hop_limit: outer_ttl(tunnel, inner),
+            src_addr: tunnel.local,
+            dst_addr: tunnel.remote,
+        },
+    )
+}
+
+/// The inner DSCP or the tunnel's, always with the inner ECN field (RFC 6040 §4.1, normal mode).
+#[inline(always)]
+fn outer_tos(tunnel: &TunnelEntry, inner: &Inner) -> u8 {
+    if tunnel.flags.contains(TunnelFlags::INHERIT_TOS) {
+        inner.tos
+    } else {
+        tunnel.tos | inner.tos & ecn::MASK
+    }
+}
+
+#[inline(always)]
+fn outer_ttl(tunnel: &TunnelEntry, inner: &Inner) -> u8 {
+    if tunnel.flags.contains(TunnelFlags::INHERIT_TTL) {
+        inner.ttl
+    } else {
+        tunnel.ttl
+    }
+}
+
+#[inline(always)]
+fn write_gre<F: Frame>(
+    frame: &mut F,
+    tunnel: &TunnelEntry,
+    inner: &Inner,
+    sequence: u32,
+    offset: usize,
+) -> Result<(), DropReason> {
+    let flags = tunnel.flags;
+    let protocol = match inner.destination {
+        Address::V4(_) => EtherType::IPV4,
+        Address::V6(_) => EtherType::IPV6,
+    };
+    let header = GreHeader::new(
+        flags.contains(TunnelFlags::CHECKSUM),
+        flags.contains(TunnelFlags::KEY),
+        flags.contains(TunnelFlags::SEQUENCE),
+        protocol,
+    );
+    frame.write(offset, header)?;
+    if flags.contains(TunnelFlags::CHECKSUM) {
+        frame.write(offset + GreHeader::LENGTH, [0u8; GreHeader::OPTION_LENGTH])?;
+    }
+    if flags.contains(TunnelFlags::KEY) {
+        frame.write(
+            offset + header.key_offset(),
+            tunnel.transmit_key.to_be_bytes(),
+        )?;
+    }
+    if flags.contains(TunnelFlags::SEQUENCE) {
+        frame.write(offset + header.sequence_offset(), sequence.to_be_bytes())?;
+    }
+    if flags.contains(TunnelFlags::CHECKSUM) {
+        let sum = frame.sum(offset, header.length() + inner.length)?;
+        frame.write(offset + GreHeader::LENGTH, sum.checksum())?;
+    }
+    Ok(())
+}
+
+/// Entropy for load sharing on the way: equal for the packets of one flow (RFC 6438, RFC 7676 §4). Never 0, which would
+/// mean "no label".
+#[inline(always)]
+fn flow_label<F: Frame>(frame: &F, inner: &Inner) -> u32 {
+    let addresses = match (inner.source, inner.destination) {
+        (Address::V4(source), Address::V4(destination)) => Sum::default()
+            .add_4(source)
+            .add_4([0, 0, 0, 1])
+            .add_4(destination),
+        (source, destination) => Sum::default()
+            .add_16(source.to_bytes())
+            .add_4([0, 0, 0, 1])
+            .add_16(destination.to_bytes()),
+    };
+    let has_ports = matches!(inner.protocol, IpProto::TCP | IpProto::UDP) && !inner.fragment;
+    let ports: [u8; 4] = if has_ports {
+        frame
+            .read(inner.offset + inner.header_length)
+            .unwrap_or_default()
+    } else {
+        [0; 4]
+    };
+    let flow =
+        addresses.0 ^ (u64::from(u32::from_ne_bytes(ports)) << 16) ^ u64::from(inner.protocol.0);
+    // Fibonacci hashing: the high bits of a product with 2⁶⁴/φ depend on all bits below.
+    let hash = flow.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 44;
+    (hash as u32).max(1)
+}

@@ -1,0 +1,214 @@
+//! Looks the destination up in the network's own table and sends the packet on.
+//!
+//! Called by both entry points with a parsed packet. Isolation rests on this file: the only way out of a network is a
+//! route of that network, and a peering is followed once, to machines of the peer only.
+
+use crate::counters::{Direction, Ledger, Owner};
+use crate::entry::PortEntry;
+use crate::event::Event;
+use crate::frame::{Frame, NoRoom};
+use crate::id::{Address, EtherType, NeighbourId, NetworkId, PortId};
+use crate::next_hop::{NextHop, Target};
+use crate::tables::Tables;
+use crate::verdict::{DropReason, Verdict};
+use crate::wire::ether::{EthernetHeader, VlanTag};
+
+use super::parse::Inner;
+use super::{Ingress, echo, encap};
+
+/// Forwards a packet that arrived in a network.
+///
+/// Machines of one network, or of two peered ones, seem to share a link: only a way through a tunnel costs a hop.
+#[inline(always)]
+pub(super) fn forward<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    ingress: Ingress,
+    mut inner: Inner,
+    ledger: &mut Ledger,
+) -> Result<Verdict, DropReason> {
+    if !is_forwardable(&inner.source) || !is_forwardable(&inner.destination) {
+        return Err(DropReason::NotForwardable);
+    }
+    let (network, from_tunnel) = match ingress {
+        Ingress::Port(network) => (network, false),
+        Ingress::Tunnel(network) => (network, true),
+    };
+    let (mut target, network) = find(tables, network, &inner.destination, from_tunnel)?;
+    let mut originated = false;
+    if let Target::Local(_) = target {
+        echo::reply(frame, &mut inner)?;
+        originated = true;
+        (target, _) = find(tables, network, &inner.destination, false)?;
+    }
+    match target {
+        Target::Neighbour(id) => {
+            if from_tunnel && !originated {
+                encap::decrement_ttl(frame, &mut inner)?;
+            }
+            to_machine(frame, tables, id, &inner, ledger)
+        }
+        Target::Tunnel(id) => {
+            if !originated {
+                encap::decrement_ttl(frame, &mut inner)?;
+            }
+            encap::into_tunnel(frame, tables, id, &inner, ledger)
+        }
+        Target::Connected(port) => Err(unresolved(tables, port, &inner.destination, ledger)),
+        Target::Blackhole => Err(DropReason::Blackhole),
+        Target::Local(_) => Err(DropReason::LocalUnsupported),
+        Target::Peer(_) => Err(DropReason::PeeringTransit),
+    }
+}
+
+/// Gives the packet the length and the room for `header` bytes before its IP header.
+#[inline(always)]
+pub(super) fn reframe<F: Frame>(frame: &mut F, inner: &Inner, header: usize) -> Result<(), NoRoom> {
+    let end = inner.offset + inner.length;
+    if frame.length() != end {
+        frame.set_length(end)?;
+    }
+    if inner.offset != header {
+        frame.move_head(inner.offset as i32 - header as i32)?;
+    }
+    Ok(())
+}
+
+/// Whether a router may forward packets with this source or destination (RFC 1812 §5.3.7, RFC 3927 §7, RFC 4291 §2.5).
+#[inline(always)]
+fn is_forwardable(address: &Address) -> bool {
+    match address {
+        Address::V4([169, 254, _, _]) => false,
+        Address::V4([first, ..]) => !matches!(first, 0 | 127 | 224..),
+        Address::V6([0xff, ..]) => false,
+        Address::V6([0xfe, second, ..]) => second & 0xc0 != 0x80,
+        Address::V6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]) => *last > 1,
+        Address::V6(_) => true,
+    }
+}
+
+/// The route's target and the network it was found in: the packet's own, or one peered with it.
+#[inline(always)]
+fn find<T: Tables>(
+    tables: &T,
+    network: NetworkId,
+    destination: &Address,
+    from_tunnel: bool,
+) -> Result<(Target, NetworkId), DropReason> {
+    let next_hop = tables.route(network, destination);
+    let target = next_hop.target().ok_or(DropReason::NoRoute)?;
+    let Target::Peer(peer) = target else {
+        return Ok((target, network));
+    };
+    if from_tunnel {
+        return Err(DropReason::PeeringTransit);
+    }
+    match route_of_peer(tables, peer, destination)
+        .target()
+        .ok_or(DropReason::NoRoute)?
+    {
+        Target::Tunnel(_) | Target::Peer(_) => Err(DropReason::PeeringTransit),
+        target => Ok((target, peer)),
+    }
+}
+
+/// Kept out of line: most packets need one look-up.
+#[inline(never)]
+fn route_of_peer<T: Tables>(tables: &T, peer: NetworkId, destination: &Address) -> NextHop {
+    tables.route(peer, destination)
+}
+
+#[inline(always)]
+fn to_machine<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    id: NeighbourId,
+    inner: &Inner,
+    ledger: &mut Ledger,
+) -> Result<Verdict, DropReason> {
+    let neighbour = tables.neighbour(id).ok_or(DropReason::MissingEntry)?;
+    let (port_id, mac) = (neighbour.port, neighbour.mac);
+    tables.touch_neighbour(id);
+    if neighbour.resolved == 0 {
+        let address = neighbour.address().ok_or(DropReason::MissingEntry)?;
+        return Err(unresolved(tables, port_id, &address, ledger));
+    }
+    charge_port(ledger, port_id, inner.length);
+    let port: PortEntry = *tables.port(port_id).ok_or(DropReason::MissingEntry)?;
+    if inner.length > port.mtu as usize {
+        return Err(DropReason::ExceedsPortMtu);
+    }
+    let ether_type = match inner.destination {
+        Address::V4(_) => EtherType::IPV4,
+        Address::V6(_) => EtherType::IPV6,
+    };
+    if port.vlan.0 == 0 {
+        reframe(frame, inner, EthernetHeader::LENGTH)?;
+        frame.write(0, EthernetHeader::new(mac, port.mac, ether_type))?;
+    } else {
+        reframe(frame, inner, EthernetHeader::LENGTH + VlanTag::LENGTH)?;
+        frame.write(0, EthernetHeader::new(mac, port.mac, EtherType::VLAN))?;
+        frame.write(EthernetHeader::LENGTH, VlanTag::new(port.vlan, ether_type))?;
+    }
+    Ok(Verdict::Transmit(port.device))
+}
+
+/// Asks the daemon to resolve the machine; the packet is dropped and charged to the port.
+#[inline(always)]
+fn unresolved<T: Tables>(
+    tables: &T,
+    port: PortId,
+    address: &Address,
+    ledger: &mut Ledger,
+) -> DropReason {
+    charge_port(ledger, port, ledger.bytes as usize);
+    tables.emit(&Event::missing(port, *address));
+    DropReason::NeighbourUnresolved
+}
+
+#[inline(always)]
+fn charge_port(ledger: &mut Ledger, port: PortId, length: usize) {
+    *ledger = Ledger {
+        owner: Owner::Port(port),
+        direction: Direction::Transmit,
+        bytes: length as u32,
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_routers_must_not_forward_are_refused() {
+        for refused in [
+            "0.1.2.3",
+            "127.0.0.1",
+            "169.254.9.9",
+            "224.0.0.1",
+            "239.1.1.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "fe80::1",
+            "febf::1",
+            "ff02::1",
+        ] {
+            let address: core::net::IpAddr = refused.parse().expect("an address");
+            assert!(!is_forwardable(&address.into()), "{refused}");
+        }
+        for forwarded in [
+            "1.0.0.1",
+            "10.0.0.1",
+            "169.253.0.1",
+            "223.255.255.1",
+            "::2",
+            "fec0::1",
+            "fd00::1",
+            "2001:db8::1",
+        ] {
+            let address: core::net::IpAddr = forwarded.parse().expect("an address");
+            assert!(is_forwardable(&address.into()), "{forwarded}");
+        }
+    }
+}

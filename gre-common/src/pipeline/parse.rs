@@ -1,0 +1,287 @@
+//! Reads each header once and hands on what later stages need of it.
+//!
+//! Called by the entry points in `mod.rs`. Offsets in the records are from the beginning of the frame and stay valid
+//! until the head is moved, which only the last stage does.
+
+use crate::entry::InterfaceEntry;
+use crate::frame::{Frame, Truncated};
+use crate::id::{Address, EtherType, IpProto, MacAddress, VlanId};
+use crate::verdict::DropReason;
+use crate::wire::ether::{EthernetHeader, VlanTag};
+use crate::wire::ip::{IPV4_LENGTH, IPV6_LENGTH, Ipv4Ext, Ipv4Hdr, Ipv6Ext, Ipv6Hdr};
+
+use super::demux::Received;
+
+/// The layer-2 part of a frame.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Link {
+    /// Sender of the frame.
+    pub source: MacAddress,
+    /// What the frame carries, behind a tag if there is one.
+    pub ether_type: EtherType,
+    /// The tag's VLAN; 0: no tag, or a priority tag, which is the same (IEEE 802.1Q §9.6).
+    pub vlan: VlanId,
+    /// Bytes before the layer-3 header: 14 or 18.
+    pub length: usize,
+    /// Whether the frame is addressed to the device's own address.
+    pub unicast_to_us: bool,
+}
+
+/// The outer IP header of a packet that carries GRE.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outer {
+    /// Source: a tunnel's remote.
+    pub remote: Address,
+    /// Destination: a tunnel's local address.
+    pub local: Address,
+    /// TOS or traffic class.
+    pub tos: u8,
+    /// Offset of the GRE header.
+    pub gre: usize,
+    /// Offset of the first byte behind the IP packet.
+    pub end: usize,
+    /// Offset of an IPv4 header and its length with options; for IPv6 its length is 0.
+    pub header: (usize, usize),
+    /// Whether the packet is a fragment.
+    pub fragment: bool,
+}
+
+/// The packet to forward.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Inner {
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
+    /// Offset of its IP header.
+    pub offset: usize,
+    /// Its length in bytes.
+    pub length: usize,
+    /// Bytes of its IP header; IPv6 without extension headers.
+    pub header_length: usize,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// TOS or traffic class.
+    pub tos: u8,
+    /// Protocol or next header.
+    pub protocol: IpProto,
+    /// Whether it is an IPv4 fragment.
+    pub fragment: bool,
+}
+
+impl Link {
+    /// Whether the frame belongs to a VLAN.
+    #[inline(always)]
+    pub(super) const fn is_tagged(&self) -> bool {
+        self.vlan.0 != 0
+    }
+
+    /// Whether the frame carries IPv4 or IPv6.
+    #[inline(always)]
+    pub(super) fn is_ip(&self) -> bool {
+        self.ether_type == EtherType::IPV4 || self.ether_type == EtherType::IPV6
+    }
+}
+
+/// Reads the Ethernet header and a VLAN tag.
+#[inline(always)]
+pub(super) fn link<F: Frame>(frame: &F, interface: &InterfaceEntry) -> Result<Link, Truncated> {
+    let header: EthernetHeader = frame.read(0)?;
+    let mut link = Link {
+        source: header.source,
+        ether_type: header.ether_type(),
+        vlan: VlanId(0),
+        length: EthernetHeader::LENGTH,
+        unicast_to_us: header.destination == interface.mac,
+    };
+    if link.ether_type == EtherType::VLAN {
+        let tag: VlanTag = frame.read(EthernetHeader::LENGTH)?;
+        link.ether_type = tag.ether_type();
+        link.vlan = tag.vlan();
+        link.length = EthernetHeader::LENGTH + VlanTag::LENGTH;
+    }
+    Ok(link)
+}
+
+/// Reads the outer IP header; `Ok(None)` if the packet carries something else than GRE.
+#[inline(always)]
+pub(super) fn outer<F: Frame>(frame: &F, link: &Link) -> Result<Option<Outer>, DropReason> {
+    match link.ether_type {
+        EtherType::IPV4 => outer_v4(frame, link.length),
+        EtherType::IPV6 => outer_v6(frame, link.length),
+        _ => Ok(None),
+    }
+}
+
+#[inline(always)]
+fn outer_v4<F: Frame>(frame: &F, offset: usize) -> Result<Option<Outer>, DropReason> {
+    let header: Ipv4Hdr = frame.read(offset)?;
+    if IpProto(header.proto) != IpProto::GRE || header.vihl >> 4 != 4 {
+        return Ok(None);
+    }
+    let length = header.header_length();
+    Ok(Some(Outer {
+        remote: Address::V4(header.src_addr),
+        local: Address::V4(header.dst_addr),
+        tos: header.tos,
+        gre: offset + length,
+        end: offset + u16::from_be_bytes(header.tot_len) as usize,
+        header: (offset, length),
+        fragment: header.is_fragment(),
+    }))
+}
+
+#[inline(always)]
+fn outer_v6<F: Frame>(frame: &F, offset: usize) -> Result<Option<Outer>, DropReason> {
+    let header: Ipv6Hdr = frame.read(offset)?;
+    if header.vcf[0] >> 4 != 6 {
+        return Ok(None);
+    }
+    let mut gre = offset + IPV6_LENGTH;
+    let mut fragment = false;
+    if IpProto(header.next_hdr) != IpProto::GRE {
+        match behind_options(frame, IpProto(header.next_hdr), gre)? {
+            Some((behind, is_fragment)) => (gre, fragment) = (behind, is_fragment),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(Outer {
+        remote: Address::V6(header.src_addr),
+        local: Address::V6(header.dst_addr),
+        tos: header.traffic_class(),
+        gre,
+        end: offset + IPV6_LENGTH + u16::from_be_bytes(header.payload_len) as usize,
+        header: (offset, 0),
+        fragment,
+    }))
+}
+
+/// Most extension headers that are skipped: hop-by-hop options, destination options, and once more for either.
+const EXTENSION_HEADERS: usize = 3;
+
+/// Skips hop-by-hop and destination options (RFC 8200 §4.3, §4.6); `None` if something else than GRE is behind them.
+/// The flag tells that a fragment header precedes GRE.
+#[inline(never)]
+fn behind_options<F: Frame>(
+    frame: &F,
+    first: IpProto,
+    offset: usize,
+) -> Result<Option<(usize, bool)>, DropReason> {
+    let (mut next, mut offset) = (first, offset);
+    for _ in 0..EXTENSION_HEADERS {
+        let [behind, length]: [u8; 2] = match next {
+            IpProto::GRE => return Ok(Some((offset, false))),
+            IpProto::HOP_BY_HOP | IpProto::DESTINATION_OPTIONS => frame.read(offset)?,
+            IpProto::FRAGMENT => {
+                let [behind]: [u8; 1] = frame.read(offset)?;
+                return Ok((IpProto(behind) == IpProto::GRE).then_some((offset, true)));
+            }
+            _ => return Ok(None),
+        };
+        next = IpProto(behind);
+        offset += (length as usize + 1) * 8;
+    }
+    Ok((next == IpProto::GRE).then_some((offset, false)))
+}
+
+/// Reads the header of a packet that came through a tunnel; it may be shorter than what GRE carried, never longer.
+#[inline(always)]
+pub(super) fn inner<F: Frame>(frame: &F, received: &Received) -> Result<Inner, DropReason> {
+    let [first]: [u8; 1] = frame.read(received.payload)?;
+    let inner = match (received.protocol, first >> 4) {
+        (EtherType::IPV4, 4) => inner_v4(frame, received.payload)?,
+        (EtherType::IPV6, 6) => inner_v6(frame, received.payload)?,
+        (EtherType::IPV4 | EtherType::IPV6, _) => return Err(DropReason::InnerVersion),
+        _ => return Err(DropReason::GreProtocol),
+    };
+    if inner.length > received.payload_length as usize {
+        return Err(DropReason::InnerMalformed);
+    }
+    Ok(inner)
+}
+
+/// Reads the header of a packet that came from a machine.
+#[inline(always)]
+pub(super) fn from_machine<F: Frame>(frame: &F, link: &Link) -> Result<Inner, DropReason> {
+    let [first]: [u8; 1] = frame.read(link.length)?;
+    let inner = match (link.ether_type, first >> 4) {
+        (EtherType::IPV4, 4) => inner_v4(frame, link.length)?,
+        (EtherType::IPV6, 6) => inner_v6(frame, link.length)?,
+        _ => return Err(DropReason::InnerVersion),
+    };
+    if inner.offset + inner.length > frame.length() {
+        return Err(DropReason::Truncated);
+    }
+    Ok(inner)
+}
+
+/// The length that the IP header of a frame claims, for counting before anything is checked; at most what is there.
+#[inline(always)]
+pub(super) fn claimed_length<F: Frame>(frame: &F, link: &Link) -> u32 {
+    let there = (frame.length() - link.length) as u32;
+    let claimed = match link.ether_type {
+        EtherType::IPV4 => frame
+            .read(link.length + 2)
+            .map(u16::from_be_bytes)
+            .map(u32::from),
+        _ => frame
+            .read(link.length + 4)
+            .map(|bytes| u32::from(u16::from_be_bytes(bytes)) + IPV6_LENGTH as u32),
+    };
+    claimed.unwrap_or(there).min(there)
+}
+
+#[inline(always)]
+fn inner_v4<F: Frame>(frame: &F, offset: usize) -> Result<Inner, DropReason> {
+    let header: Ipv4Hdr = frame.read(offset)?;
+    let header_length = header.header_length();
+    let length = u16::from_be_bytes(header.tot_len) as usize;
+    if header_length < IPV4_LENGTH || length < header_length {
+        return Err(DropReason::InnerMalformed);
+    }
+    if !header_sum_is_correct(frame, &header, offset, header_length)? {
+        return Err(DropReason::InnerChecksum);
+    }
+    Ok(Inner {
+        source: Address::V4(header.src_addr),
+        destination: Address::V4(header.dst_addr),
+        offset,
+        length,
+        header_length,
+        ttl: header.ttl,
+        tos: header.tos,
+        protocol: IpProto(header.proto),
+        fragment: header.is_fragment(),
+    })
+}
+
+#[inline(always)]
+fn inner_v6<F: Frame>(frame: &F, offset: usize) -> Result<Inner, DropReason> {
+    let header: Ipv6Hdr = frame.read(offset)?;
+    Ok(Inner {
+        source: Address::V6(header.src_addr),
+        destination: Address::V6(header.dst_addr),
+        offset,
+        length: IPV6_LENGTH + u16::from_be_bytes(header.payload_len) as usize,
+        header_length: IPV6_LENGTH,
+        ttl: header.hop_limit,
+        tos: header.traffic_class(),
+        protocol: IpProto(header.next_hdr),
+        fragment: false,
+    })
+}
+
+/// Whether the checksum of an IPv4 header with its options is correct (RFC 1812 §5.2.2).
+#[inline(always)]
+pub(super) fn header_sum_is_correct<F: Frame>(
+    frame: &F,
+    header: &Ipv4Hdr,
+    offset: usize,
+    length: usize,
+) -> Result<bool, Truncated> {
+    let mut sum = header.sum();
+    if length > IPV4_LENGTH {
+        sum = sum.join(frame.sum(offset + IPV4_LENGTH, length - IPV4_LENGTH)?);
+    }
+    Ok(sum.is_correct())
+}
