@@ -244,16 +244,7 @@ fn write_gre<F: Frame>(
 /// mean "no label".
 #[inline(always)]
 fn flow_label<F: Frame>(frame: &F, inner: &Inner) -> u32 {
-    let addresses = match (inner.source, inner.destination) {
-        (Address::V4(source), Address::V4(destination)) => Sum::default()
-            .add_4(source)
-            .add_4([0, 0, 0, 1])
-            .add_4(destination),
-        (source, destination) => Sum::default()
-            .add_16(source.to_bytes())
-            .add_4([0, 0, 0, 1])
-            .add_16(destination.to_bytes()),
-    };
+    let (source, destination) = (fold(&inner.source), fold(&inner.destination));
     let has_ports = matches!(inner.protocol, IpProto::TCP | IpProto::UDP) && !inner.fragment;
     let ports: [u8; 4] = if has_ports {
         frame
@@ -262,9 +253,18 @@ fn flow_label<F: Frame>(frame: &F, inner: &Inner) -> u32 {
     } else {
         [0; 4]
     };
-    let flow =
-        addresses.0 ^ (u64::from(u32::from_ne_bytes(ports)) << 16) ^ u64::from(inner.protocol.0);
+    let ports = u64::from(u32::from_ne_bytes(ports)) << 16;
+    let flow = (source << 32) ^ destination ^ ports ^ u64::from(inner.protocol.0);
     // Fibonacci hashing: the high bits of a product with 2⁶⁴/φ depend on all bits below.
     let hash = flow.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 44;
     (hash as u32).max(1)
+}
+
+/// An address as 32 bits and a little.
+#[inline(always)]
+fn fold(address: &Address) -> u64 {
+    match *address {
+        Address::V4(address) => Sum::default().add_4(address).0,
+        Address::V6(address) => Sum::default().add_16(address).0,
+    }
 }

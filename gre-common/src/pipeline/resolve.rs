@@ -7,7 +7,7 @@ use crate::checksum::Sum;
 use crate::entry::PortEntry;
 use crate::event::Event;
 use crate::frame::{Frame, NoRoom, Truncated};
-use crate::id::{Address, EtherType, IpProto, MacAddress, PortId};
+use crate::id::{Address, IpProto, MacAddress, PortId};
 use crate::next_hop::Target;
 use crate::tables::Tables;
 use crate::verdict::Verdict;
