@@ -66,6 +66,8 @@ pub struct Ledger {
     pub direction: Direction,
     /// Bytes of the inner IP packet.
     pub bytes: u32,
+    /// The device to send on, once the verdict is [`crate::verdict::Verdict::Transmit`].
+    pub egress: IfIndex,
 }
 
 impl Ledger {
@@ -76,7 +78,18 @@ impl Ledger {
             owner: Owner::Underlay(device),
             direction: Direction::Receive,
             bytes: 0,
+            egress: IfIndex(0),
         }
+    }
+}
+
+impl Ledger {
+    /// From here on the packet is on its way out through `owner`.
+    #[inline(always)]
+    pub const fn leave_through(&mut self, owner: Owner, bytes: usize) {
+        self.owner = owner;
+        self.direction = Direction::Transmit;
+        self.bytes = bytes as u32;
     }
 }
 

@@ -8,14 +8,15 @@ use crate::id::{Address, MacAddress, PortId};
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
+    /// The port in question.
+    pub port: PortId,
+    /// Layer-2 address, for [`EventKind::NeighbourSeen`]. At a multiple of four: it is built on the stack, where the
+    /// verifier wants aligned stores.
+    pub mac: MacAddress,
     /// An [`EventKind`].
     pub kind: u8,
     /// Family of [`Event::address`]: 4 or 6.
     pub family: u8,
-    /// Layer-2 address, for [`EventKind::NeighbourSeen`].
-    pub mac: MacAddress,
-    /// The port in question.
-    pub port: PortId,
     /// The machine's address; IPv4 in the first four bytes.
     pub address: [u8; 16],
 }

@@ -121,6 +121,9 @@ impl fmt::Debug for MacAddress {
 }
 
 /// An IP address of either family, in transmission order.
+///
+/// The wide tag aligns the bytes, which the verifier wants of copies on the stack.
+#[repr(u64)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
     /// IPv4.

@@ -3,17 +3,18 @@
 //! Numbers of drop reasons are part of the map ABI and of every counter ever exported: they are never reused.
 
 use crate::frame::{NoRoom, Truncated};
-use crate::id::IfIndex;
 
-/// The outcome for a packet that is not dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The outcome for a packet that is not dropped. Carries no data, so that every value of a
+/// `Result<Verdict, DropReason>` is defined in full: the verifier refuses copies of undefined registers.
+#[repr(u16)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// Not the gateway's: the kernel gets it untouched.
     Pass,
     /// Link control that was for the gateway and is used up.
     Consume,
-    /// The frame leaves on this device.
-    Transmit(IfIndex),
+    /// The frame leaves on [`crate::counters::Ledger::egress`].
+    Transmit,
 }
 
 /// Declares the reasons with number, name and explanation in one place.

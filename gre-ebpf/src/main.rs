@@ -1,13 +1,61 @@
 //! The XDP program of gregw, attached to underlay devices and ports alike.
+//!
+//! All decisions are those of `gre_common::pipeline`; here is only what ties it to the kernel: packet memory, maps, and
+//! the turn of a verdict into an XDP action.
 #![no_std]
 #![no_main]
+// Atomic operations that return a value exist in BPF but not in `core` for this target.
+#![feature(asm_experimental_arch)]
 
-use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+mod frame;
+mod maps;
+mod sequence;
+mod tables;
 
-/// Leaves every frame to the kernel.
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::xdp_action;
+use aya_ebpf::macros::xdp;
+use aya_ebpf::programs::XdpContext;
+use aya_log_ebpf::debug;
+use gre_common::counters::Ledger;
+use gre_common::id::IfIndex;
+use gre_common::pipeline;
+use gre_common::verdict::Verdict;
+
+use frame::XdpFrame;
+use tables::KernelTables;
+
+/// Forwards GRE and the packets of machines; leaves everything else to the kernel.
 #[xdp(frags)]
-fn gregw(_: XdpContext) -> u32 {
-    xdp_action::XDP_PASS
+fn gregw(context: XdpContext) -> u32 {
+    let device = IfIndex(context.ingress_ifindex() as u32);
+    let mut frame = XdpFrame::new(&context);
+    let mut ledger = Ledger::new(device);
+    match pipeline::process(&mut frame, &KernelTables, device, &mut ledger) {
+        Ok(Verdict::Pass) => xdp_action::XDP_PASS,
+        Ok(Verdict::Transmit) => transmit(&context, &ledger),
+        Ok(Verdict::Consume) | Err(_) => xdp_action::XDP_DROP,
+    }
+}
+
+#[inline(always)]
+fn transmit(context: &XdpContext, ledger: &Ledger) -> u32 {
+    let Ok(action) = maps::DEVICES.redirect(ledger.egress.0, 0) else {
+        pipeline::not_sent(&KernelTables, ledger);
+        report_detached(context, ledger.egress.0);
+        return xdp_action::XDP_DROP;
+    };
+    pipeline::sent(&KernelTables, ledger);
+    action
+}
+
+/// Out of line, because log records take stack and instructions that forwarding should not carry.
+#[inline(never)]
+fn report_detached(context: &impl EbpfContext, device: u32) {
+    debug!(
+        context,
+        "device {} is not attached, a packet for it was dropped", device
+    );
 }
 
 #[panic_handler]

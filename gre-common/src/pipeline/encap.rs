@@ -4,7 +4,7 @@
 //! the difference between old and new headers.
 
 use crate::checksum::{self, Sum};
-use crate::counters::{Direction, Ledger, Owner};
+use crate::counters::{Ledger, Owner};
 use crate::entry::{AdjacencyEntry, TunnelEntry, TunnelFlags};
 use crate::frame::{Frame, Truncated};
 use crate::id::{Address, EtherType, IpProto, TunnelId};
@@ -55,11 +55,7 @@ pub(super) fn into_tunnel<F: Frame, T: Tables>(
     inner: &Inner,
     ledger: &mut Ledger,
 ) -> Result<Verdict, DropReason> {
-    *ledger = Ledger {
-        owner: Owner::Tunnel(id),
-        direction: Direction::Transmit,
-        bytes: inner.length as u32,
-    };
+    ledger.leave_through(Owner::Tunnel(id), inner.length);
     let tunnel = tables.tunnel(id).ok_or(DropReason::MissingEntry)?;
     let adjacency = usable_adjacency(tables, tunnel, inner)?;
     let sequence = if tunnel.flags.contains(TunnelFlags::SEQUENCE) {
@@ -101,7 +97,8 @@ pub(super) fn into_tunnel<F: Frame, T: Tables>(
         0,
         EthernetHeader::new(adjacency.destination, adjacency.source, tunnel.ether_type()),
     )?;
-    Ok(Verdict::Transmit(adjacency.device))
+    ledger.egress = adjacency.device;
+    Ok(Verdict::Transmit)
 }
 
 /// The layer-2 rewrite towards the remote, if the packet may be sent there.

@@ -3,7 +3,7 @@
 //! Called by both entry points with a parsed packet. Isolation rests on this file: the only way out of a network is a
 //! route of that network, and a peering is followed once, to machines of the peer only.
 
-use crate::counters::{Direction, Ledger, Owner};
+use crate::counters::{Ledger, Owner};
 use crate::entry::PortEntry;
 use crate::event::Event;
 use crate::frame::{Frame, NoRoom};
@@ -133,7 +133,7 @@ fn to_machine<F: Frame, T: Tables>(
         let address = neighbour.address().ok_or(DropReason::MissingEntry)?;
         return Err(unresolved(tables, port_id, &address, ledger));
     }
-    charge_port(ledger, port_id, inner.length);
+    ledger.leave_through(Owner::Port(port_id), inner.length);
     let port: PortEntry = *tables.port(port_id).ok_or(DropReason::MissingEntry)?;
     if inner.length > port.mtu as usize {
         return Err(DropReason::ExceedsPortMtu);
@@ -150,7 +150,8 @@ fn to_machine<F: Frame, T: Tables>(
         frame.write(0, EthernetHeader::new(mac, port.mac, EtherType::VLAN))?;
         frame.write(EthernetHeader::LENGTH, VlanTag::new(port.vlan, ether_type))?;
     }
-    Ok(Verdict::Transmit(port.device))
+    ledger.egress = port.device;
+    Ok(Verdict::Transmit)
 }
 
 /// Asks the daemon to resolve the machine; the packet is dropped and charged to the port.
@@ -161,18 +162,9 @@ fn unresolved<T: Tables>(
     address: &Address,
     ledger: &mut Ledger,
 ) -> DropReason {
-    charge_port(ledger, port, ledger.bytes as usize);
+    ledger.leave_through(Owner::Port(port), ledger.bytes as usize);
     tables.emit(&Event::missing(port, *address));
     DropReason::NeighbourUnresolved
-}
-
-#[inline(always)]
-fn charge_port(ledger: &mut Ledger, port: PortId, length: usize) {
-    *ledger = Ledger {
-        owner: Owner::Port(port),
-        direction: Direction::Transmit,
-        bytes: length as u32,
-    };
 }
 
 #[cfg(test)]

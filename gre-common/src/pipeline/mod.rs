@@ -32,8 +32,8 @@ enum Ingress {
 
 /// Decides about one frame received on `device`, rewrites it for the way out, and counts it.
 ///
-/// On `Ok(Verdict::Transmit(_))` the frame is complete and the caller sends it, then reports with [`sent`] or
-/// [`not_sent`] how that went. A drop is already counted.
+/// On [`Verdict::Transmit`] the frame is complete and the caller sends it, then reports with [`sent`] or [`not_sent`]
+/// how that went. A drop is already counted.
 #[inline(always)]
 pub fn process<F: Frame, T: Tables>(
     frame: &mut F,
@@ -149,10 +149,10 @@ fn from_port<F: Frame, T: Tables>(
         return Ok(Verdict::Pass);
     };
     if link.ether_type == EtherType::ARP {
-        return Ok(resolve::arp(frame, tables, id, port, &link));
+        return Ok(resolve::arp(frame, tables, id, port, &link, ledger));
     }
     if link.ether_type == EtherType::IPV6 && resolve::is_discovery(frame, &link) {
-        return Ok(resolve::discovery(frame, tables, id, port, &link));
+        return Ok(resolve::discovery(frame, tables, id, port, &link, ledger));
     }
     if !link.unicast_to_us || !link.is_ip() {
         return Ok(Verdict::Pass);

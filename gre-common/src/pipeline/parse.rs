@@ -12,7 +12,8 @@ use crate::wire::ip::{IPV4_LENGTH, IPV6_LENGTH, Ipv4Ext, Ipv4Hdr, Ipv6Ext, Ipv6H
 
 use super::demux::Received;
 
-/// The layer-2 part of a frame.
+/// The layer-2 part of a frame. In this order the address is aligned on the stack, which the verifier wants.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Link {
     /// Sender of the frame.
@@ -140,10 +141,14 @@ fn outer_v6<F: Frame>(frame: &F, offset: usize) -> Result<Option<Outer>, DropRea
     let mut gre = offset + IPV6_LENGTH;
     let mut fragment = false;
     if IpProto(header.next_hdr) != IpProto::GRE {
-        match behind_options(frame, IpProto(header.next_hdr), gre)? {
-            Some((behind, is_fragment)) => (gre, fragment) = (behind, is_fragment),
-            None => return Ok(None),
+        let behind = behind_options(frame, IpProto(header.next_hdr), gre);
+        match behind.found {
+            Found::Gre => {}
+            Found::Fragment => fragment = true,
+            Found::SomethingElse => return Ok(None),
+            Found::End => return Err(DropReason::Truncated),
         }
+        gre = behind.offset as usize;
     }
     Ok(Some(Outer {
         remote: Address::V6(header.src_addr),
@@ -159,29 +164,55 @@ fn outer_v6<F: Frame>(frame: &F, offset: usize) -> Result<Option<Outer>, DropRea
 /// Most extension headers that are skipped: hop-by-hop options, destination options, and once more for either.
 const EXTENSION_HEADERS: usize = 3;
 
-/// Skips hop-by-hop and destination options (RFC 8200 §4.3, §4.6); `None` if something else than GRE is behind them.
-/// The flag tells that a fragment header precedes GRE.
+/// What follows the IPv6 extension headers. Plain fields: this is the result of a function of its own, and BTF cannot
+/// describe enums with data whose tag is not in front.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Behind {
+    offset: u32,
+    found: Found,
+}
+
+#[repr(u32)]
+#[derive(Clone, Copy)]
+enum Found {
+    Gre,
+    /// A fragment header, and GRE behind it.
+    Fragment,
+    SomethingElse,
+    /// The frame ends within the headers.
+    End,
+}
+
+/// Skips hop-by-hop and destination options (RFC 8200 §4.3, §4.6). Out of line: few packets have any.
 #[inline(never)]
-fn behind_options<F: Frame>(
-    frame: &F,
-    first: IpProto,
-    offset: usize,
-) -> Result<Option<(usize, bool)>, DropReason> {
+fn behind_options<F: Frame>(frame: &F, first: IpProto, offset: usize) -> Behind {
     let (mut next, mut offset) = (first, offset);
-    for _ in 0..EXTENSION_HEADERS {
-        let [behind, length]: [u8; 2] = match next {
-            IpProto::GRE => return Ok(Some((offset, false))),
-            IpProto::HOP_BY_HOP | IpProto::DESTINATION_OPTIONS => frame.read(offset)?,
-            IpProto::FRAGMENT => {
-                let [behind]: [u8; 1] = frame.read(offset)?;
-                return Ok((IpProto(behind) == IpProto::GRE).then_some((offset, true)));
-            }
-            _ => return Ok(None),
+    let mut found = Found::SomethingElse;
+    for _ in 0..=EXTENSION_HEADERS {
+        if next == IpProto::GRE {
+            found = Found::Gre;
+            break;
+        }
+        let Ok([behind, length]) = frame.read::<[u8; 2]>(offset) else {
+            found = Found::End;
+            break;
         };
+        match next {
+            IpProto::HOP_BY_HOP | IpProto::DESTINATION_OPTIONS => {}
+            IpProto::FRAGMENT if IpProto(behind) == IpProto::GRE => {
+                found = Found::Fragment;
+                break;
+            }
+            _ => break,
+        }
         next = IpProto(behind);
         offset += (length as usize + 1) * 8;
     }
-    Ok((next == IpProto::GRE).then_some((offset, false)))
+    Behind {
+        offset: offset as u32,
+        found,
+    }
 }
 
 /// Reads the header of a packet that came through a tunnel; it may be shorter than what GRE carried, never longer.

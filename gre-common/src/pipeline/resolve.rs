@@ -4,6 +4,7 @@
 //! malformed or not for the gateway passes to the kernel.
 
 use crate::checksum::Sum;
+use crate::counters::Ledger;
 use crate::entry::PortEntry;
 use crate::event::Event;
 use crate::frame::{Frame, NoRoom, Truncated};
@@ -29,6 +30,17 @@ enum Outcome {
     NotOurs,
 }
 
+impl Outcome {
+    #[inline(always)]
+    const fn verdict(self) -> Verdict {
+        match self {
+            Self::Answered => Verdict::Transmit,
+            Self::Consumed => Verdict::Consume,
+            Self::NotOurs => Verdict::Pass,
+        }
+    }
+}
+
 /// A frame of link control that ends early or leaves no room for an answer is not answered.
 struct Unanswerable;
 
@@ -52,8 +64,10 @@ pub(super) fn arp<F: Frame, T: Tables>(
     id: PortId,
     port: &PortEntry,
     link: &Link,
+    ledger: &mut Ledger,
 ) -> Verdict {
-    verdict(answer_arp(frame, tables, id, port, link), port)
+    ledger.egress = port.device;
+    answer_arp(frame, tables, id, port, link).verdict()
 }
 
 /// Handles a neighbour solicitation or advertisement.
@@ -64,8 +78,10 @@ pub(super) fn discovery<F: Frame, T: Tables>(
     id: PortId,
     port: &PortEntry,
     link: &Link,
+    ledger: &mut Ledger,
 ) -> Verdict {
-    verdict(answer_discovery(frame, tables, id, port, link), port)
+    ledger.egress = port.device;
+    answer_discovery(frame, tables, id, port, link).verdict()
 }
 
 /// Whether an IPv6 packet is a neighbour solicitation or advertisement that has not crossed a router
@@ -82,15 +98,6 @@ pub(super) fn is_discovery<F: Frame>(frame: &F, link: &Link) -> bool {
         frame.read::<[u8; 1]>(link.length + IPV6_LENGTH),
         Ok([IcmpHeader::SOLICITATION | IcmpHeader::ADVERTISEMENT])
     )
-}
-
-#[inline(always)]
-fn verdict(outcome: Outcome, port: &PortEntry) -> Verdict {
-    match outcome {
-        Outcome::Answered => Verdict::Transmit(port.device),
-        Outcome::Consumed => Verdict::Consume,
-        Outcome::NotOurs => Verdict::Pass,
-    }
 }
 
 #[inline(never)]

@@ -1,0 +1,28 @@
+//! Sizes of the data plane's tables: how much one gateway holds.
+//!
+//! Used by the maps and by the planner, which refuses what would not fit.
+
+/// Interface indexes, from 0.
+pub const INTERFACES: usize = 65_536;
+/// Devices that are underlay or carry ports.
+pub const DEVICES: usize = 4_096;
+/// Local outer addresses.
+pub const ENDPOINTS: usize = 4_096;
+/// Ports.
+pub const PORTS: usize = 16_384;
+/// Tunnels.
+pub const TUNNELS: usize = 131_072;
+/// Networks.
+pub const NETWORKS: usize = 16_384;
+/// Machines on ports, together.
+pub const NEIGHBOURS: usize = 131_072;
+/// Underlay next hops.
+pub const ADJACENCIES: usize = 65_536;
+/// Counters of drops: one for each owner, direction and reason that occurs.
+pub const DROPS: usize = 1 << 20;
+/// Bytes of the ring buffer of events.
+pub const EVENTS_BYTES: usize = 1 << 20;
+/// Bytes of the compiled routing tables of all networks; a power of two.
+pub const FIB_BYTES: usize = 64 << 20;
+
+const _: () = assert!(FIB_BYTES.is_power_of_two());

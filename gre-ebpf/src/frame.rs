@@ -1,0 +1,156 @@
+//! Packet memory of XDP.
+//!
+//! Pointers are derived from the context anew for each access, so that no move of head or tail can leave a stale one.
+//! Headers are read and written directly; payload is summed through the kernel, which reaches all fragments.
+
+use core::ptr;
+
+use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::helpers::generated::{
+    bpf_csum_diff, bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len,
+    bpf_xdp_load_bytes,
+};
+use aya_ebpf::programs::XdpContext;
+use gre_common::checksum::Sum;
+use gre_common::frame::{Frame, NoRoom, Truncated, Wire};
+
+use crate::maps::SCRATCH;
+
+/// A frame in the memory of a driver.
+pub(crate) struct XdpFrame {
+    context: *mut xdp_md,
+    length: usize,
+}
+
+/// Bytes that are summed at once: older kernels give the helper no more.
+const CHUNK: usize = 512;
+/// Chunks of the largest IP packet.
+const CHUNKS: usize = 128;
+/// Offsets that are read directly: behind all headers that are ever looked at. The verifier wants a bound.
+const GREATEST_OFFSET: usize = 0xfff;
+
+/// A chunk and room for the zeros that make its length a multiple of four.
+#[repr(C)]
+pub(crate) struct Scratch([u8; CHUNK + 8]);
+
+impl XdpFrame {
+    #[inline(always)]
+    pub(crate) fn new(context: &XdpContext) -> Self {
+        let context = context.ctx;
+        // SAFETY: the context is the one that the program was called with.
+        let length = unsafe { bpf_xdp_get_buff_len(context) } as usize;
+        Self { context, length }
+    }
+
+    /// The address of `size` bytes at `offset`, if they lie in the frame's first buffer.
+    #[inline(always)]
+    fn at(&self, offset: usize, size: usize) -> Result<usize, Truncated> {
+        let context = XdpContext::new(self.context);
+        if offset > GREATEST_OFFSET {
+            return Err(Truncated);
+        }
+        let address = context.data() + offset;
+        if address + size > context.data_end() {
+            return Err(Truncated);
+        }
+        Ok(address)
+    }
+}
+
+impl Frame for XdpFrame {
+    #[inline(always)]
+    fn length(&self) -> usize {
+        self.length
+    }
+
+    #[inline(always)]
+    fn read<H: Wire>(&self, offset: usize) -> Result<H, Truncated> {
+        let address = self.at(offset, size_of::<H>())?;
+        // SAFETY: the bytes lie in the frame, and any bytes are a valid `H`.
+        Ok(unsafe { ptr::read_unaligned(address as *const H) })
+    }
+
+    #[inline(always)]
+    fn write<H: Wire>(&mut self, offset: usize, header: H) -> Result<(), Truncated> {
+        let address = self.at(offset, size_of::<H>())?;
+        // SAFETY: the bytes lie in the frame, and `H` has no padding.
+        unsafe { ptr::write_unaligned(address as *mut H, header) };
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn sum(&self, offset: usize, length: usize) -> Result<Sum, Truncated> {
+        let sum = sum(self.context, offset, length);
+        if sum < 0 {
+            Err(Truncated)
+        } else {
+            Ok(Sum(sum as u64))
+        }
+    }
+
+    #[inline(always)]
+    fn move_head(&mut self, delta: i32) -> Result<(), NoRoom> {
+        // SAFETY: the context is the program's own.
+        if unsafe { bpf_xdp_adjust_head(self.context, delta) } != 0 {
+            return Err(NoRoom);
+        }
+        self.length = self.length.wrapping_add_signed(-delta as isize);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn set_length(&mut self, length: usize) -> Result<(), NoRoom> {
+        let delta = length as i32 - self.length as i32;
+        // SAFETY: the context is the program's own.
+        if unsafe { bpf_xdp_adjust_tail(self.context, delta) } != 0 {
+            return Err(NoRoom);
+        }
+        self.length = length;
+        Ok(())
+    }
+}
+
+/// The sum of a part of the frame, or −1 if it is not all there. Out of line: only checksums over payload need it.
+#[inline(never)]
+fn sum(context: *mut xdp_md, offset: usize, length: usize) -> i64 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return -1;
+    };
+    let mut sum = 0;
+    let mut done = 0;
+    for _ in 0..CHUNKS {
+        if done >= length {
+            break;
+        }
+        sum = sum_chunk(context, scratch.cast(), offset + done, length - done, sum);
+        if sum < 0 {
+            return -1;
+        }
+        done += CHUNK;
+    }
+    sum
+}
+
+/// Adds at most one chunk to `sum`.
+#[inline(always)]
+fn sum_chunk(
+    context: *mut xdp_md,
+    scratch: *mut u8,
+    offset: usize,
+    length: usize,
+    sum: i64,
+) -> i64 {
+    let length = if length > CHUNK { CHUNK } else { length };
+    if length == 0 {
+        return sum;
+    }
+    // SAFETY: `scratch` has room for a chunk; the helper checks the packet's bounds.
+    if unsafe { bpf_xdp_load_bytes(context, offset as u32, scratch.cast(), length as u32) } != 0 {
+        return -1;
+    }
+    // SAFETY: `length` is at most a chunk, behind which there are 8 bytes more.
+    unsafe { ptr::write_unaligned(scratch.add(length).cast::<u32>(), 0) };
+    let padded = ((length + 3) & !3) as u32;
+    // SAFETY: `padded` is at most a chunk.
+    unsafe { bpf_csum_diff(ptr::null_mut(), 0, scratch.cast(), padded, sum as u32) }
+}

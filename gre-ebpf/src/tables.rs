@@ -1,0 +1,187 @@
+//! The pipeline's tables, as BPF maps.
+//!
+//! Nothing is decided here: each method is one access to one map.
+
+use core::ptr;
+
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use gre_common::counters::{Direction, DropKey, Owner, Stats};
+use gre_common::entry::{AdjacencyEntry, InterfaceEntry, NeighbourEntry, PortEntry, TunnelEntry};
+use gre_common::event::Event;
+use gre_common::fib::{self, Root, Store};
+use gre_common::id::{Address, AdjacencyId, IfIndex, NeighbourId, NetworkId, PortId, TunnelId};
+use gre_common::key::{DemuxKeyV4, DemuxKeyV6, EndpointKey, VlanKey};
+use gre_common::limits;
+use gre_common::next_hop::NextHop;
+use gre_common::tables::Tables;
+use gre_common::verdict::DropReason;
+
+use crate::maps;
+use crate::sequence::Sequence;
+
+/// All maps of the gateway.
+pub(crate) struct KernelTables;
+
+/// The memory of the compiled routing tables.
+#[repr(C, align(8))]
+pub(crate) struct FibMemory([u8; limits::FIB_BYTES]);
+
+impl Tables for KernelTables {
+    type Sequence = Sequence;
+
+    #[inline(always)]
+    fn interface(&self, device: IfIndex) -> Option<&InterfaceEntry> {
+        maps::INTERFACES.get(device.0)
+    }
+
+    #[inline(always)]
+    fn tagged_port(&self, key: &VlanKey) -> Option<PortId> {
+        load(maps::PORTS_BY_VLAN.get_ptr(key)).map(PortId)
+    }
+
+    #[inline(always)]
+    fn port(&self, id: PortId) -> Option<&PortEntry> {
+        maps::PORTS.get(id.0)
+    }
+
+    #[inline(always)]
+    fn demux_v4(&self, key: &DemuxKeyV4) -> Option<TunnelId> {
+        load(maps::DEMUX_V4.get_ptr(key)).map(TunnelId)
+    }
+
+    #[inline(always)]
+    fn demux_v6(&self, key: &DemuxKeyV6) -> Option<TunnelId> {
+        load(maps::DEMUX_V6.get_ptr(key)).map(TunnelId)
+    }
+
+    #[inline(always)]
+    fn is_endpoint(&self, key: &EndpointKey) -> bool {
+        maps::ENDPOINTS.get_ptr(key).is_some()
+    }
+
+    #[inline(always)]
+    fn tunnel(&self, id: TunnelId) -> Option<&TunnelEntry> {
+        maps::TUNNELS.get(id.0)
+    }
+
+    #[inline(always)]
+    fn route(&self, network: NetworkId, destination: &Address) -> NextHop {
+        let (Some(network), Some(store)) = (maps::NETWORKS.get(network.0), KernelFib::get()) else {
+            return NextHop::NONE;
+        };
+        NextHop(match *destination {
+            Address::V4(address) => fib::look_up(&store, Root(network.root_v4), address),
+            Address::V6(address) => fib::look_up(&store, Root(network.root_v6), address),
+        })
+    }
+
+    #[inline(always)]
+    fn neighbour(&self, id: NeighbourId) -> Option<&NeighbourEntry> {
+        maps::NEIGHBOURS.get(id.0)
+    }
+
+    #[inline(always)]
+    fn touch_neighbour(&self, id: NeighbourId) {
+        let Some(entry) = maps::NEIGHBOURS.get_ptr_mut(id.0) else {
+            return;
+        };
+        // SAFETY: the entry lies in a map; the field is only ever 0 or 1, and written by single stores.
+        let used = unsafe { &raw mut (*entry).used };
+        // SAFETY: as above. A store only where needed keeps the cache line shared between CPUs.
+        if unsafe { ptr::read_volatile(used) } == 0 {
+            // SAFETY: as above.
+            unsafe { ptr::write_volatile(used, 1) };
+        }
+    }
+
+    #[inline(always)]
+    fn adjacency(&self, id: AdjacencyId) -> Option<&AdjacencyEntry> {
+        maps::ADJACENCIES.get(id.0)
+    }
+
+    #[inline(always)]
+    fn sequence(&self, id: TunnelId) -> Option<&Sequence> {
+        maps::SEQUENCES.get(id.0)
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        // SAFETY: the helper takes nothing and reads a clock.
+        unsafe { bpf_ktime_get_coarse_ns() }
+    }
+
+    #[inline(always)]
+    fn emit(&self, event: &Event) {
+        // A full buffer means that the daemon has enough to do; it learns the same from a later packet.
+        let _ = maps::EVENTS.output(*event, 0);
+    }
+
+    #[inline(always)]
+    fn count(&self, owner: Owner, direction: Direction, bytes: u32) {
+        let stats = match owner {
+            Owner::Tunnel(id) => maps::TUNNEL_STATS.get_ptr_mut(id.0),
+            Owner::Port(id) => maps::PORT_STATS.get_ptr_mut(id.0),
+            Owner::Underlay(_) => None,
+        };
+        let Some(stats) = stats else { return };
+        // SAFETY: the slot belongs to this CPU, and programs on it are not preempted by each other.
+        add(unsafe { &mut *stats }, direction, bytes);
+    }
+
+    #[inline(never)]
+    fn count_drop(&self, owner: Owner, direction: Direction, reason: DropReason) {
+        let key = DropKey::new(owner, direction, reason as u16);
+        match maps::DROPS.get_ptr_mut(key) {
+            // SAFETY: the slot belongs to this CPU.
+            Some(count) => unsafe { *count += 1 },
+            // No room for another counter cannot be told from here; the daemon sizes the map for all of them.
+            None => drop(maps::DROPS.insert(key, 1u64, 0)),
+        }
+    }
+}
+
+#[inline(always)]
+fn add(stats: &mut Stats, direction: Direction, bytes: u32) {
+    match direction {
+        Direction::Receive => {
+            stats.receive_packets += 1;
+            stats.receive_bytes += u64::from(bytes);
+        }
+        Direction::Transmit => {
+            stats.transmit_packets += 1;
+            stats.transmit_bytes += u64::from(bytes);
+        }
+    }
+}
+
+#[inline(always)]
+fn load(entry: Option<*const u32>) -> Option<u32> {
+    // SAFETY: the pointer comes from a map look-up; entries are 4 aligned bytes.
+    entry.map(|entry| unsafe { ptr::read_volatile(entry) })
+}
+
+/// The compiled routing tables.
+struct KernelFib(*const u8);
+
+impl KernelFib {
+    #[inline(always)]
+    fn get() -> Option<Self> {
+        maps::FIB.get_ptr(0).map(|memory| Self(memory.cast()))
+    }
+}
+
+impl Store for KernelFib {
+    #[inline(always)]
+    fn word(&self, offset: u64) -> u64 {
+        let offset = offset as usize & (limits::FIB_BYTES - 8);
+        // SAFETY: the mask keeps the aligned 8 bytes within the map's only element.
+        unsafe { ptr::read_volatile(self.0.add(offset).cast()) }
+    }
+
+    #[inline(always)]
+    fn half(&self, offset: u64) -> u32 {
+        let offset = offset as usize & (limits::FIB_BYTES - 4);
+        // SAFETY: the mask keeps the aligned 4 bytes within the map's only element.
+        unsafe { ptr::read_volatile(self.0.add(offset).cast()) }
+    }
+}
