@@ -1,4 +1,4 @@
-//! Sizes of the data plane's tables: how much one gateway holds.
+//! Sizes of the data plane's tables, and other numbers that program and daemon agree on.
 //!
 //! Used by the maps and by the planner, which refuses what would not fit.
 
@@ -24,5 +24,10 @@ pub const DROPS: usize = 1 << 20;
 pub const EVENTS_BYTES: usize = 1 << 20;
 /// Bytes of the compiled routing tables of all networks; a power of two.
 pub const FIB_BYTES: usize = 64 << 20;
+
+/// Index of the program `gregw_resolve` in `PROGRAMS`.
+pub const RESOLVER: u32 = 0;
+/// The number in `VERSION`: it changes whenever a map's layout or meaning does.
+pub const ABI_VERSION: u32 = 1;
 
 const _: () = assert!(FIB_BYTES.is_power_of_two());

@@ -11,7 +11,9 @@ use crate::frame::{NoRoom, Truncated};
 pub enum Verdict {
     /// Not the gateway's: the kernel gets it untouched.
     Pass,
-    /// Link control that was for the gateway and is used up.
+    /// Address resolution on a port: [`crate::pipeline::resolve`] decides.
+    Resolve,
+    /// An answer to a question of the gateway, which is used up.
     Consume,
     /// The frame leaves on [`crate::counters::Ledger::egress`].
     Transmit,

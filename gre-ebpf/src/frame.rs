@@ -3,6 +3,7 @@
 //! Pointers are derived from the context anew for each access, so that no move of head or tail can leave a stale one.
 //! Headers are read and written directly; payload is summed through the kernel, which reaches all fragments.
 
+use core::arch::asm;
 use core::ptr;
 
 use aya_ebpf::bindings::xdp_md;
@@ -23,15 +24,15 @@ pub(crate) struct XdpFrame {
 }
 
 /// Bytes that are summed at once: older kernels give the helper no more.
-const CHUNK: usize = 512;
+const CHUNK: u64 = 512;
 /// Chunks of the largest IP packet.
-const CHUNKS: usize = 128;
+const CHUNKS: u64 = 128;
 /// Offsets that are read directly: behind all headers that are ever looked at. The verifier wants a bound.
 const GREATEST_OFFSET: usize = 0xfff;
 
 /// A chunk and room for the zeros that make its length a multiple of four.
 #[repr(C)]
-pub(crate) struct Scratch([u8; CHUNK + 8]);
+pub(crate) struct Scratch([u8; CHUNK as usize + 8]);
 
 impl XdpFrame {
     #[inline(always)]
@@ -42,15 +43,17 @@ impl XdpFrame {
         Self { context, length }
     }
 
-    /// The address of `size` bytes at `offset`, if they lie in the frame's first buffer.
+    /// The address of an `H` at `offset`, if it lies in the frame's first buffer.
     #[inline(always)]
-    fn at(&self, offset: usize, size: usize) -> Result<usize, Truncated> {
+    fn at<H>(&self, offset: usize) -> Result<usize, Truncated> {
+        // The compiler turns a check for one byte into one that the verifier does not understand.
+        const { assert!(size_of::<H>() > 1) };
         let context = XdpContext::new(self.context);
         if offset > GREATEST_OFFSET {
             return Err(Truncated);
         }
         let address = context.data() + offset;
-        if address + size > context.data_end() {
+        if address + size_of::<H>() > context.data_end() {
             return Err(Truncated);
         }
         Ok(address)
@@ -65,14 +68,14 @@ impl Frame for XdpFrame {
 
     #[inline(always)]
     fn read<H: Wire>(&self, offset: usize) -> Result<H, Truncated> {
-        let address = self.at(offset, size_of::<H>())?;
+        let address = self.at::<H>(offset)?;
         // SAFETY: the bytes lie in the frame, and any bytes are a valid `H`.
         Ok(unsafe { ptr::read_unaligned(address as *const H) })
     }
 
     #[inline(always)]
     fn write<H: Wire>(&mut self, offset: usize, header: H) -> Result<(), Truncated> {
-        let address = self.at(offset, size_of::<H>())?;
+        let address = self.at::<H>(offset)?;
         // SAFETY: the bytes lie in the frame, and `H` has no padding.
         unsafe { ptr::write_unaligned(address as *mut H, header) };
         Ok(())
@@ -80,7 +83,7 @@ impl Frame for XdpFrame {
 
     #[inline(always)]
     fn sum(&self, offset: usize, length: usize) -> Result<Sum, Truncated> {
-        let sum = sum(self.context, offset, length);
+        let sum = gregw_sum(self.context, offset as u64, length as u64);
         if sum < 0 {
             Err(Truncated)
         } else {
@@ -110,9 +113,11 @@ impl Frame for XdpFrame {
     }
 }
 
-/// The sum of a part of the frame, or −1 if it is not all there. Out of line: only checksums over payload need it.
+/// The sum of a part of the frame, or −1 if it is not all there. Exported, because the verifier checks such functions
+/// once and for all arguments, not anew at each call.
 #[inline(never)]
-fn sum(context: *mut xdp_md, offset: usize, length: usize) -> i64 {
+#[unsafe(no_mangle)]
+extern "C" fn gregw_sum(context: *mut xdp_md, offset: u64, length: u64) -> i64 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return -1;
     };
@@ -133,24 +138,27 @@ fn sum(context: *mut xdp_md, offset: usize, length: usize) -> i64 {
 
 /// Adds at most one chunk to `sum`.
 #[inline(always)]
-fn sum_chunk(
-    context: *mut xdp_md,
-    scratch: *mut u8,
-    offset: usize,
-    length: usize,
-    sum: i64,
-) -> i64 {
-    let length = if length > CHUNK { CHUNK } else { length };
-    if length == 0 {
-        return sum;
+fn sum_chunk(context: *mut xdp_md, scratch: *mut u8, offset: u64, length: u64, sum: i64) -> i64 {
+    // What the compiler knows of the length it leaves out, but the verifier wants to see it.
+    let length = opaque(length.min(CHUNK));
+    if length == 0 || length > CHUNK {
+        return -1;
     }
     // SAFETY: `scratch` has room for a chunk; the helper checks the packet's bounds.
     if unsafe { bpf_xdp_load_bytes(context, offset as u32, scratch.cast(), length as u32) } != 0 {
         return -1;
     }
     // SAFETY: `length` is at most a chunk, behind which there are 8 bytes more.
-    unsafe { ptr::write_unaligned(scratch.add(length).cast::<u32>(), 0) };
+    unsafe { ptr::write_unaligned(scratch.add(length as usize).cast::<u32>(), 0) };
     let padded = ((length + 3) & !3) as u32;
     // SAFETY: `padded` is at most a chunk.
     unsafe { bpf_csum_diff(ptr::null_mut(), 0, scratch.cast(), padded, sum as u32) }
+}
+
+/// The same number, of which the compiler knows nothing.
+#[inline(always)]
+fn opaque(mut number: u64) -> u64 {
+    // SAFETY: there is no instruction.
+    unsafe { asm!("/* {0} */", inout(reg) number, options(pure, nomem, nostack)) };
+    number
 }

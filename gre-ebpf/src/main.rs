@@ -19,6 +19,7 @@ use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::debug;
 use gre_common::counters::Ledger;
 use gre_common::id::IfIndex;
+use gre_common::limits::RESOLVER;
 use gre_common::pipeline;
 use gre_common::verdict::Verdict;
 
@@ -32,10 +33,32 @@ fn gregw(context: XdpContext) -> u32 {
     let mut frame = XdpFrame::new(&context);
     let mut ledger = Ledger::new(device);
     match pipeline::process(&mut frame, &KernelTables, device, &mut ledger) {
-        Ok(Verdict::Pass) => xdp_action::XDP_PASS,
         Ok(Verdict::Transmit) => transmit(&context, &ledger),
+        Ok(Verdict::Resolve) => hand_to_resolver(&context),
+        Ok(Verdict::Pass) => xdp_action::XDP_PASS,
         Ok(Verdict::Consume) | Err(_) => xdp_action::XDP_DROP,
     }
+}
+
+/// Answers ARP and neighbour discovery on ports; `gregw` hands over by a tail call.
+#[xdp(frags)]
+fn gregw_resolve(context: XdpContext) -> u32 {
+    let device = IfIndex(context.ingress_ifindex() as u32);
+    let mut frame = XdpFrame::new(&context);
+    let mut ledger = Ledger::new(device);
+    match pipeline::resolve(&mut frame, &KernelTables, device, &mut ledger) {
+        Verdict::Transmit => transmit(&context, &ledger),
+        Verdict::Consume => xdp_action::XDP_DROP,
+        Verdict::Pass | Verdict::Resolve => xdp_action::XDP_PASS,
+    }
+}
+
+/// Without a resolver the kernel gets the frame, as it would without gregw.
+#[inline(always)]
+fn hand_to_resolver(context: &XdpContext) -> u32 {
+    // SAFETY: on success the call does not return, and nothing here needs to be dropped.
+    unsafe { maps::PROGRAMS.tail_call(context, RESOLVER) };
+    xdp_action::XDP_PASS
 }
 
 #[inline(always)]

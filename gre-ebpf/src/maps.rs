@@ -4,7 +4,9 @@
 //! when it loads the program, but for `FIB`, whose size is compiled into the look-up.
 
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
-use aya_ebpf::btf_maps::{Array, DevMapHash, HashMap, PerCpuArray, PerCpuHashMap, RingBuf};
+use aya_ebpf::btf_maps::{
+    Array, DevMapHash, HashMap, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf,
+};
 use aya_ebpf::macros::btf_map;
 use gre_common::counters::{DropKey, Stats};
 use gre_common::entry::{
@@ -77,6 +79,9 @@ pub(crate) static EVENTS: RingBuf<Event, { limits::EVENTS_BYTES }> = RingBuf::ne
 /// Devices that frames may be sent on, by interface index.
 #[btf_map]
 pub(crate) static DEVICES: DevMapHash<{ limits::DEVICES }> = DevMapHash::new();
+/// Programs for tail calls, by [`limits::RESOLVER`].
+#[btf_map]
+pub(crate) static PROGRAMS: ProgramArray<1> = ProgramArray::new();
 /// The version of this ABI, written by the daemon.
 #[btf_map]
 pub(crate) static VERSION: Array<u32, 1> = Array::new();

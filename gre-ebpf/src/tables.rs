@@ -66,12 +66,15 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn route(&self, network: NetworkId, destination: &Address) -> NextHop {
-        let (Some(network), Some(store)) = (maps::NETWORKS.get(network.0), KernelFib::get()) else {
+        let Some(network) = maps::NETWORKS.get(network.0) else {
             return NextHop::NONE;
         };
         NextHop(match *destination {
-            Address::V4(address) => fib::look_up(&store, Root(network.root_v4), address),
-            Address::V6(address) => fib::look_up(&store, Root(network.root_v6), address),
+            Address::V4(address) => gregw_look_up_v4(network.root_v4, u32::from_be_bytes(address)),
+            Address::V6(address) => {
+                let address = u128::from_be_bytes(address);
+                gregw_look_up_v6(network.root_v6, (address >> 64) as u64, address as u64)
+            }
         })
     }
 
@@ -158,6 +161,24 @@ fn add(stats: &mut Stats, direction: Direction, bytes: u32) {
 fn load(entry: Option<*const u32>) -> Option<u32> {
     // SAFETY: the pointer comes from a map look-up; entries are 4 aligned bytes.
     entry.map(|entry| unsafe { ptr::read_volatile(entry) })
+}
+
+/// Look-up in an IPv4 table. Exported like the next, because the verifier checks such functions once and for all
+/// arguments, not anew on each of the many ways that lead here.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn gregw_look_up_v4(root: u32, address: u32) -> u32 {
+    KernelFib::get().map_or(0, |fib| {
+        fib::look_up(&fib, Root(root), address.to_be_bytes())
+    })
+}
+
+/// Look-up in an IPv6 table; the address in two halves.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn gregw_look_up_v6(root: u32, high: u64, low: u64) -> u32 {
+    let address = (u128::from(high) << 64 | u128::from(low)).to_be_bytes();
+    KernelFib::get().map_or(0, |fib| fib::look_up(&fib, Root(root), address))
 }
 
 /// The compiled routing tables.

@@ -40,7 +40,7 @@ pub(super) fn set_ttl<F: Frame>(
             let [high, low] = checksum::update(sum, [old, protocol], [ttl, protocol]);
             frame.write(inner.offset + 8, [ttl, protocol, high, low])?;
         }
-        Address::V6(_) => frame.write(inner.offset + 7, [ttl])?,
+        Address::V6(_) => frame.write(inner.offset + 6, [inner.protocol.0, ttl])?,
     }
     inner.ttl = ttl;
     Ok(())

@@ -15,7 +15,7 @@ pub mod sequence;
 use crate::counters::{Direction, Ledger, Owner};
 use crate::entry::{InterfaceEntry, InterfaceFlags};
 use crate::frame::Frame;
-use crate::id::{EtherType, IfIndex, NetworkId, PortId};
+use crate::id::{IfIndex, NetworkId, PortId};
 use crate::tables::Tables;
 use crate::verdict::{DropReason, Verdict};
 
@@ -49,6 +49,32 @@ pub fn process<F: Frame, T: Tables>(
         tables.count_drop(ledger.owner, ledger.direction, reason);
     }
     verdict
+}
+
+/// Answers a frame for which [`process`] returned [`Verdict::Resolve`]: ARP or neighbour discovery on a port.
+///
+/// Apart from [`process`], so that forwarding does not carry its code and stack. Never counted.
+#[inline(always)]
+pub fn resolve<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    device: IfIndex,
+    ledger: &mut Ledger,
+) -> Verdict {
+    let Some(interface) = tables.interface(device) else {
+        return Verdict::Pass;
+    };
+    let Ok(link) = parse::link(frame, interface) else {
+        return Verdict::Pass;
+    };
+    let Some(id) = port_of(tables, device, interface, &link) else {
+        return Verdict::Pass;
+    };
+    let Some(port) = tables.port(id) else {
+        return Verdict::Pass;
+    };
+    ledger.egress = port.device;
+    resolve::answer(frame, tables, id, port, &link)
 }
 
 /// Counts a frame that left.
@@ -148,11 +174,8 @@ fn from_port<F: Frame, T: Tables>(
     let Some(port) = tables.port(id) else {
         return Ok(Verdict::Pass);
     };
-    if link.ether_type == EtherType::ARP {
-        return Ok(resolve::arp(frame, tables, id, port, &link, ledger));
-    }
-    if link.ether_type == EtherType::IPV6 && resolve::is_discovery(frame, &link) {
-        return Ok(resolve::discovery(frame, tables, id, port, &link, ledger));
+    if resolve::is_resolution(frame, &link) {
+        return Ok(Verdict::Resolve);
     }
     if !link.unicast_to_us || !link.is_ip() {
         return Ok(Verdict::Pass);

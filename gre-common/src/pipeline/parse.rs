@@ -218,11 +218,9 @@ fn behind_options<F: Frame>(frame: &F, first: IpProto, offset: usize) -> Behind 
 /// Reads the header of a packet that came through a tunnel; it may be shorter than what GRE carried, never longer.
 #[inline(always)]
 pub(super) fn inner<F: Frame>(frame: &F, received: &Received) -> Result<Inner, DropReason> {
-    let [first]: [u8; 1] = frame.read(received.payload)?;
-    let inner = match (received.protocol, first >> 4) {
-        (EtherType::IPV4, 4) => inner_v4(frame, received.payload)?,
-        (EtherType::IPV6, 6) => inner_v6(frame, received.payload)?,
-        (EtherType::IPV4 | EtherType::IPV6, _) => return Err(DropReason::InnerVersion),
+    let inner = match received.protocol {
+        EtherType::IPV4 => inner_v4(frame, received.payload)?,
+        EtherType::IPV6 => inner_v6(frame, received.payload)?,
         _ => return Err(DropReason::GreProtocol),
     };
     if inner.length > received.payload_length as usize {
@@ -234,11 +232,9 @@ pub(super) fn inner<F: Frame>(frame: &F, received: &Received) -> Result<Inner, D
 /// Reads the header of a packet that came from a machine.
 #[inline(always)]
 pub(super) fn from_machine<F: Frame>(frame: &F, link: &Link) -> Result<Inner, DropReason> {
-    let [first]: [u8; 1] = frame.read(link.length)?;
-    let inner = match (link.ether_type, first >> 4) {
-        (EtherType::IPV4, 4) => inner_v4(frame, link.length)?,
-        (EtherType::IPV6, 6) => inner_v6(frame, link.length)?,
-        _ => return Err(DropReason::InnerVersion),
+    let inner = match link.ether_type {
+        EtherType::IPV4 => inner_v4(frame, link.length)?,
+        _ => inner_v6(frame, link.length)?,
     };
     if inner.offset + inner.length > frame.length() {
         return Err(DropReason::Truncated);
@@ -267,6 +263,9 @@ fn inner_v4<F: Frame>(frame: &F, offset: usize) -> Result<Inner, DropReason> {
     let header: Ipv4Hdr = frame.read(offset)?;
     let header_length = header.header_length();
     let length = u16::from_be_bytes(header.tot_len) as usize;
+    if header.vihl >> 4 != 4 {
+        return Err(DropReason::InnerVersion);
+    }
     if header_length < IPV4_LENGTH || length < header_length {
         return Err(DropReason::InnerMalformed);
     }
@@ -289,6 +288,9 @@ fn inner_v4<F: Frame>(frame: &F, offset: usize) -> Result<Inner, DropReason> {
 #[inline(always)]
 fn inner_v6<F: Frame>(frame: &F, offset: usize) -> Result<Inner, DropReason> {
     let header: Ipv6Hdr = frame.read(offset)?;
+    if header.vcf[0] >> 4 != 6 {
+        return Err(DropReason::InnerVersion);
+    }
     Ok(Inner {
         source: Address::V6(header.src_addr),
         destination: Address::V6(header.dst_addr),

@@ -1,45 +1,22 @@
 //! Answers ARP (RFC 826) and neighbour discovery (RFC 4861) on ports, and learns machines from it.
 //!
-//! Called by `from_port` before IP is looked at. This is link control, not traffic: it is not counted, and whatever is
+//! `from_port` asks [`is_resolution`] before it looks at IP; [`super::resolve`] calls [`answer`]. This is link control, not traffic: it is not counted, and whatever is
 //! malformed or not for the gateway passes to the kernel.
 
 use crate::checksum::Sum;
-use crate::counters::Ledger;
 use crate::entry::PortEntry;
 use crate::event::Event;
 use crate::frame::{Frame, NoRoom, Truncated};
-use crate::id::{Address, IpProto, MacAddress, PortId};
+use crate::id::{Address, EtherType, IpProto, MacAddress, PortId};
 use crate::next_hop::Target;
 use crate::tables::Tables;
 use crate::verdict::Verdict;
-use crate::wire::arp::{self, ArpHdr};
+use crate::wire::arp::{self as arp_wire, ArpHdr};
 use crate::wire::ether::EthernetHeader;
 use crate::wire::icmp::{IcmpHeader, LinkLayerOption, NeighbourMessage};
 use crate::wire::ip::{IPV6_LENGTH, Ipv6Hdr, ipv6_first_word};
 
 use super::parse::Link;
-
-/// What became of a frame of link control.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
-    /// The frame is the reply now.
-    Answered,
-    /// It was for the gateway, which needs no more of it.
-    Consumed,
-    /// It was not for the gateway.
-    NotOurs,
-}
-
-impl Outcome {
-    #[inline(always)]
-    const fn verdict(self) -> Verdict {
-        match self {
-            Self::Answered => Verdict::Transmit,
-            Self::Consumed => Verdict::Consume,
-            Self::NotOurs => Verdict::Pass,
-        }
-    }
-}
 
 /// A frame of link control that ends early or leaves no room for an answer is not answered.
 struct Unanswerable;
@@ -56,38 +33,36 @@ impl From<NoRoom> for Unanswerable {
     }
 }
 
-/// Handles an ARP packet.
+/// Whether the frame is ARP or neighbour discovery.
 #[inline(always)]
-pub(super) fn arp<F: Frame, T: Tables>(
-    frame: &mut F,
-    tables: &T,
-    id: PortId,
-    port: &PortEntry,
-    link: &Link,
-    ledger: &mut Ledger,
-) -> Verdict {
-    ledger.egress = port.device;
-    answer_arp(frame, tables, id, port, link).verdict()
+pub(super) fn is_resolution<F: Frame>(frame: &F, link: &Link) -> bool {
+    match link.ether_type {
+        EtherType::ARP => true,
+        EtherType::IPV6 => is_discovery(frame, link),
+        _ => false,
+    }
 }
 
-/// Handles a neighbour solicitation or advertisement.
+/// Answers the frame in place, or learns from it.
 #[inline(always)]
-pub(super) fn discovery<F: Frame, T: Tables>(
+pub(super) fn answer<F: Frame, T: Tables>(
     frame: &mut F,
     tables: &T,
     id: PortId,
     port: &PortEntry,
     link: &Link,
-    ledger: &mut Ledger,
 ) -> Verdict {
-    ledger.egress = port.device;
-    answer_discovery(frame, tables, id, port, link).verdict()
+    let answered = match link.ether_type {
+        EtherType::ARP => arp(frame, tables, id, port, link),
+        _ => discovery(frame, tables, id, port, link),
+    };
+    answered.unwrap_or(Verdict::Pass)
 }
 
 /// Whether an IPv6 packet is a neighbour solicitation or advertisement that has not crossed a router
 /// (RFC 4861 §7.1.1, §7.1.2).
 #[inline(always)]
-pub(super) fn is_discovery<F: Frame>(frame: &F, link: &Link) -> bool {
+fn is_discovery<F: Frame>(frame: &F, link: &Link) -> bool {
     let Ok([next_header, hop_limit]) = frame.read::<[u8; 2]>(link.length + 6) else {
         return false;
     };
@@ -95,36 +70,25 @@ pub(super) fn is_discovery<F: Frame>(frame: &F, link: &Link) -> bool {
         return false;
     }
     matches!(
-        frame.read::<[u8; 1]>(link.length + IPV6_LENGTH),
-        Ok([IcmpHeader::SOLICITATION | IcmpHeader::ADVERTISEMENT])
+        frame.read::<[u8; 2]>(link.length + IPV6_LENGTH),
+        Ok([IcmpHeader::SOLICITATION | IcmpHeader::ADVERTISEMENT, _])
     )
 }
 
-#[inline(never)]
-fn answer_arp<F: Frame, T: Tables>(
-    frame: &mut F,
-    tables: &T,
-    id: PortId,
-    port: &PortEntry,
-    link: &Link,
-) -> Outcome {
-    try_answer_arp(frame, tables, id, port, link).unwrap_or(Outcome::NotOurs)
-}
-
 #[inline(always)]
-fn try_answer_arp<F: Frame, T: Tables>(
+fn arp<F: Frame, T: Tables>(
     frame: &mut F,
     tables: &T,
     id: PortId,
     port: &PortEntry,
     link: &Link,
-) -> Result<Outcome, Unanswerable> {
+) -> Result<Verdict, Unanswerable> {
     let packet: ArpHdr = frame.read(link.length)?;
-    if !arp::is_ipv4_over_ethernet(&packet) {
-        return Ok(Outcome::NotOurs);
+    if !arp_wire::is_ipv4_over_ethernet(&packet) {
+        return Ok(Verdict::Pass);
     }
     let sender = MacAddress(packet.sha);
-    let is_reply_to_us = packet.oper == arp::REPLY.to_be_bytes() && link.unicast_to_us;
+    let is_reply_to_us = packet.oper == arp_wire::REPLY.to_be_bytes() && link.unicast_to_us;
     learn(
         tables,
         id,
@@ -134,38 +98,31 @@ fn try_answer_arp<F: Frame, T: Tables>(
         is_reply_to_us,
     );
     if is_reply_to_us {
-        return Ok(Outcome::Consumed);
+        return Ok(Verdict::Consume);
     }
-    if packet.oper != arp::REQUEST.to_be_bytes()
+    if packet.oper != arp_wire::REQUEST.to_be_bytes()
         || !is_own(tables, id, port, Address::V4(packet.tpa))
     {
-        return Ok(Outcome::NotOurs);
+        return Ok(Verdict::Pass);
     }
-    let reply = arp::packet(arp::REPLY, (port.mac, packet.tpa), (sender, packet.spa));
+    let reply = arp_wire::packet(
+        arp_wire::REPLY,
+        (port.mac, packet.tpa),
+        (sender, packet.spa),
+    );
     frame.write(link.length, reply)?;
     address_to(frame, sender, port.mac)?;
-    Ok(Outcome::Answered)
-}
-
-#[inline(never)]
-fn answer_discovery<F: Frame, T: Tables>(
-    frame: &mut F,
-    tables: &T,
-    id: PortId,
-    port: &PortEntry,
-    link: &Link,
-) -> Outcome {
-    try_answer_discovery(frame, tables, id, port, link).unwrap_or(Outcome::NotOurs)
+    Ok(Verdict::Transmit)
 }
 
 #[inline(always)]
-fn try_answer_discovery<F: Frame, T: Tables>(
+fn discovery<F: Frame, T: Tables>(
     frame: &mut F,
     tables: &T,
     id: PortId,
     port: &PortEntry,
     link: &Link,
-) -> Result<Outcome, Unanswerable> {
+) -> Result<Verdict, Unanswerable> {
     let header: Ipv6Hdr = frame.read(link.length)?;
     let message: NeighbourMessage = frame.read(link.length + IPV6_LENGTH)?;
     let length = u16::from_be_bytes(header.payload_len) as usize;
@@ -175,7 +132,7 @@ fn try_answer_discovery<F: Frame, T: Tables>(
         || length < NeighbourMessage::LENGTH
         || !sum.join(pseudo).is_correct()
     {
-        return Ok(Outcome::NotOurs);
+        return Ok(Verdict::Pass);
     }
     if message.header.kind == IcmpHeader::ADVERTISEMENT {
         let mac = link_layer(frame, link, length, LinkLayerOption::TARGET).unwrap_or(link.source);
@@ -188,9 +145,9 @@ fn try_answer_discovery<F: Frame, T: Tables>(
             link.unicast_to_us,
         );
         return Ok(if link.unicast_to_us {
-            Outcome::Consumed
+            Verdict::Consume
         } else {
-            Outcome::NotOurs
+            Verdict::Pass
         });
     }
     let asks_for_itself = header.src_addr == [0; 16];
@@ -199,7 +156,7 @@ fn try_answer_discovery<F: Frame, T: Tables>(
         learn(tables, id, port, Address::V6(header.src_addr), mac, false);
     }
     if !is_own(tables, id, port, Address::V6(message.target)) {
-        return Ok(Outcome::NotOurs);
+        return Ok(Verdict::Pass);
     }
     let to = if asks_for_itself {
         None
@@ -207,7 +164,7 @@ fn try_answer_discovery<F: Frame, T: Tables>(
         Some(header.src_addr)
     };
     advertise(frame, port, link, message.target, to)?;
-    Ok(Outcome::Answered)
+    Ok(Verdict::Transmit)
 }
 
 /// The address in the option of this kind, if it is the first option.
