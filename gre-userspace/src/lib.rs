@@ -14,3 +14,4 @@ pub mod plan;
 pub mod report;
 pub mod request;
 pub mod show;
+pub mod fib;

@@ -1,0 +1,259 @@
+//! Allocation of blocks in the memory of compiled tables.
+//!
+//! The builder takes blocks for new nodes and retires those it replaced. Memory is cut into spans
+//! of one block size each; an empty span serves any size again. Holds: a retired block is handed
+//! out again only after a grace period, since a packet may still be reading it.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::FibError;
+use super::grace::GracePeriod;
+use super::memory::{Memory, View};
+
+/// Bytes of a span.
+const SPAN: u32 = 16 * 1024;
+/// Blocks begin at multiples of this within their span, in bytes.
+const GRAIN: u32 = 8;
+/// The block sizes, in bytes. Blocks of more than the last get spans of their own.
+const CLASSES: [u32; 22] = [
+    16, 24, 32, 40, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 560, 640,
+    1032, 2048,
+];
+
+/// A block: offset and size in bytes, the size as it was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Block {
+    pub(super) offset: u32,
+    pub(super) bytes: u32,
+}
+
+/// The allocator.
+pub(super) struct Heap<M, G> {
+    memory: M,
+    grace: G,
+    spans: Vec<Span>,
+    empty: BTreeSet<u32>,
+    /// Spans with some free and some used blocks, for each class.
+    partial: [BTreeSet<u32>; CLASSES.len()],
+    retired: Vec<Block>,
+    retired_bytes: u64,
+    used_bytes: u64,
+}
+
+/// What a span is cut into.
+#[derive(Clone)]
+enum Span {
+    Empty,
+    /// Blocks of one class; a set bit is a used block.
+    Blocks {
+        class: usize,
+        used: u32,
+        bits: Box<[u64]>,
+    },
+    /// Part of a block of several spans.
+    Large,
+}
+
+impl<M: Memory, G: GracePeriod> Heap<M, G> {
+    pub(super) fn new(memory: M, grace: G) -> Result<Self, FibError> {
+        let bytes = memory.cells().len() as u64 * 4;
+        if !bytes.is_power_of_two() || !(u64::from(SPAN)..=1 << 29).contains(&bytes) {
+            return Err(FibError::StoreSize { bytes });
+        }
+        let spans = bytes as u32 / SPAN;
+        Ok(Self {
+            memory,
+            grace,
+            spans: vec![Span::Empty; spans as usize],
+            empty: (0..spans).collect(),
+            partial: Default::default(),
+            retired: Vec::new(),
+            retired_bytes: 0,
+            used_bytes: 0,
+        })
+    }
+
+    pub(super) fn cells(&self) -> &[AtomicU32] {
+        self.memory.cells()
+    }
+
+    pub(super) fn view(&self) -> View<'_> {
+        View::new(&self.memory)
+    }
+
+    /// Bytes in use, those that wait for a grace period included.
+    pub(super) fn used_bytes(&self) -> u64 {
+        self.used_bytes
+    }
+
+    /// Bytes of the whole memory.
+    pub(super) fn size(&self) -> u64 {
+        self.cells().len() as u64 * 4
+    }
+
+    /// A block of at least `bytes` bytes, aligned to 8, with garbage in it.
+    pub(super) fn allocate(&mut self, bytes: u32) -> Result<Block, FibError> {
+        if let Some(offset) = self.take(bytes) {
+            return Ok(Block { offset, bytes });
+        }
+        self.reclaim()?;
+        let offset = self.take(bytes).ok_or(FibError::StoreFull {
+            needed: bytes,
+            used: self.used_bytes,
+            size: self.size(),
+        })?;
+        Ok(Block { offset, bytes })
+    }
+
+    /// Gives back a block that no reader has ever seen.
+    pub(super) fn release(&mut self, block: Block) {
+        let index = block.offset / SPAN;
+        let Some(class) = class_of(block.bytes) else {
+            let spans = block.bytes.div_ceil(SPAN);
+            for span in index..index + spans {
+                self.spans[span as usize] = Span::Empty;
+                self.empty.insert(span);
+            }
+            self.used_bytes -= u64::from(spans * SPAN);
+            return;
+        };
+        let Span::Blocks { used, bits, .. } = &mut self.spans[index as usize] else {
+            unreachable!("a block lies in a span of its class");
+        };
+        let slot = block.offset % SPAN / CLASSES[class];
+        bits[slot as usize / 64] &= !(1 << (slot % 64));
+        *used -= 1;
+        if *used == 0 {
+            self.spans[index as usize] = Span::Empty;
+            self.partial[class].remove(&index);
+            self.empty.insert(index);
+        } else {
+            self.partial[class].insert(index);
+        }
+        self.used_bytes -= u64::from(CLASSES[class]);
+    }
+
+    /// Gives back blocks that have just been unlinked, for use after a grace period.
+    ///
+    /// Fails only in waiting; the blocks are kept, and the next call waits again.
+    pub(super) fn retire(&mut self, blocks: impl IntoIterator<Item = Block>) {
+        for block in blocks {
+            self.retired_bytes += u64::from(footprint(block.bytes));
+            self.retired.push(block);
+        }
+    }
+
+    /// Whether so much waits for a grace period that it should be reclaimed.
+    pub(super) fn is_littered(&self) -> bool {
+        self.retired_bytes > self.size() / 8
+    }
+
+    /// Waits for a grace period and takes back all that is retired.
+    pub(super) fn reclaim(&mut self) -> Result<(), FibError> {
+        if self.retired.is_empty() {
+            return Ok(());
+        }
+        self.grace.wait().map_err(FibError::GracePeriod)?;
+        for block in std::mem::take(&mut self.retired) {
+            self.release(block);
+        }
+        self.retired_bytes = 0;
+        Ok(())
+    }
+
+    fn take(&mut self, bytes: u32) -> Option<u32> {
+        let Some(class) = class_of(bytes) else {
+            return self.take_spans(bytes.div_ceil(SPAN));
+        };
+        let index = match self.partial[class].first() {
+            Some(&index) => index,
+            None => self.cut_span(class)?,
+        };
+        let per_span = SPAN / CLASSES[class];
+        let Span::Blocks { used, bits, .. } = &mut self.spans[index as usize] else {
+            unreachable!("a partial span is cut into blocks");
+        };
+        let (word, free) = bits
+            .iter_mut()
+            .enumerate()
+            .find(|(_, word)| **word != u64::MAX)
+            .expect("a partial span has a free block");
+        let slot = word as u32 * 64 + free.trailing_ones();
+        *free |= 1 << (slot % 64);
+        *used += 1;
+        if *used == per_span {
+            self.partial[class].remove(&index);
+        }
+        self.used_bytes += u64::from(CLASSES[class]);
+        Some(index * SPAN + slot * CLASSES[class])
+    }
+
+    fn cut_span(&mut self, class: usize) -> Option<u32> {
+        let index = self.empty.pop_first()?;
+        let blocks = SPAN / CLASSES[class];
+        let mut bits = vec![0u64; blocks.div_ceil(64) as usize].into_boxed_slice();
+        if !blocks.is_multiple_of(64) {
+            // What lies behind the end is never free.
+            *bits.last_mut().expect("a span has blocks") = u64::MAX << (blocks % 64);
+        }
+        self.spans[index as usize] = Span::Blocks {
+            class,
+            used: 0,
+            bits,
+        };
+        self.partial[class].insert(index);
+        Some(index)
+    }
+
+    fn take_spans(&mut self, count: u32) -> Option<u32> {
+        let mut first = 0;
+        let mut length = 0;
+        for &span in &self.empty {
+            if length > 0 && span == first + length {
+                length += 1;
+            } else {
+                first = span;
+                length = 1;
+            }
+            if length == count {
+                break;
+            }
+        }
+        if length < count {
+            return None;
+        }
+        for span in first..first + count {
+            self.empty.remove(&span);
+            self.spans[span as usize] = Span::Large;
+        }
+        self.used_bytes += u64::from(count * SPAN);
+        Some(first * SPAN)
+    }
+}
+
+/// Writes `contents` into a block that no reader has seen yet.
+pub(super) fn fill(cells: &[AtomicU32], offset: u32, contents: &[u32]) {
+    let first = offset as usize / 4;
+    for (cell, value) in cells[first..first + contents.len()].iter().zip(contents) {
+        cell.store(*value, Ordering::Relaxed);
+    }
+}
+
+/// Bytes that a block of `bytes` takes from the memory.
+pub(super) fn footprint(bytes: u32) -> u32 {
+    class_of(bytes).map_or_else(|| bytes.next_multiple_of(SPAN), |class| CLASSES[class])
+}
+
+fn class_of(bytes: u32) -> Option<usize> {
+    let class = CLASSES.partition_point(|size| *size < bytes);
+    (class < CLASSES.len()).then_some(class)
+}
+
+const _: () = {
+    let mut class = 0;
+    while class < CLASSES.len() {
+        assert!(CLASSES[class].is_multiple_of(GRAIN));
+        class += 1;
+    }
+};

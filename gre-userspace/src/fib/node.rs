@@ -1,0 +1,223 @@
+//! Nodes of compiled tables: from values to the form in `gre_common::fib::layout`, and back.
+//!
+//! The tree code writes each new node through here and reads replaced ones back. Holds: what
+//! `encode` writes, `look_up` reads.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use gre_common::fib::Store;
+use gre_common::fib::layout::{
+    BITMAP, BITMAP_ENTRIES, DIRECT, DIRECT_ENTRIES, LANES, LANES_TOP, NODE, PATH, SPARSE,
+    SPARSE_DEFAULT, SPARSE_ENTRIES, SPARSE_RUNS, WIDE, kind, offset,
+};
+
+use super::heap::Block;
+use super::memory::split;
+
+/// Nodes with more runs than this are not compressed: one load instead of counting bits.
+const BITMAP_RUNS: usize = 128;
+
+/// Whether an entry is a leaf.
+pub(super) fn is_leaf(entry: u32) -> bool {
+    entry != 0 && entry & NODE == 0
+}
+
+/// Whether an entry is a node.
+pub(super) fn is_node(entry: u32) -> bool {
+    entry & NODE != 0
+}
+
+/// Slots of a node of this kind, as bits of the address.
+pub(super) fn stride(kind: u32) -> u8 {
+    if kind == WIDE { 16 } else { 8 }
+}
+
+/// A new path node: `fragment` left-aligned, its length 1 to 56.
+pub(super) fn encode_path(fragment: u64, length: u32, next: u32, default: u32) -> [u32; 4] {
+    let rest = 64 - length;
+    let [a, b] = split((fragment >> rest) << 8 | u64::from(rest));
+    let [c, d] = split(u64::from(default) << 32 | u64::from(next));
+    [a, b, c, d]
+}
+
+/// A new node with an entry for each of 256 or 65 536 slots: its kind and contents.
+pub(super) fn encode(entries: &[u32], default: u32) -> (u32, Vec<u32>) {
+    if entries.len() > 256 {
+        return (WIDE, plain(entries, default));
+    }
+    let runs = 1 + entries.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    match runs {
+        ..=SPARSE_RUNS => (SPARSE, sparse(entries, default)),
+        ..=BITMAP_RUNS => (BITMAP, bitmap(entries, default, runs)),
+        _ => (DIRECT, plain(entries, default)),
+    }
+}
+
+/// A node read back.
+pub(super) struct Node {
+    /// Where it lies; its size.
+    pub(super) block: Block,
+    /// Number of leaves in it, each slot counting in nodes that are not compressed.
+    pub(super) leaves: u32,
+}
+
+/// Reads size and number of leaves of a node.
+pub(super) fn measure(store: &impl Store, entry: u32) -> Node {
+    let at = u64::from(offset(entry));
+    let count = |first: u64, entries: u64| {
+        (0..entries)
+            .filter(|index| is_leaf(store.half(at + first + index * 4)))
+            .count() as u32
+    };
+    let (bytes, leaves) = match kind(entry) {
+        PATH => (16, u32::from(is_leaf(store.word(at + 8) as u32))),
+        SPARSE => {
+            let runs = sparse_runs(store.word(at));
+            (SPARSE_ENTRIES + runs * 4, count(SPARSE_ENTRIES, runs))
+        }
+        BITMAP => {
+            let runs = bitmap_runs(store, at);
+            (BITMAP_ENTRIES + runs * 4, count(BITMAP_ENTRIES, runs))
+        }
+        kind => {
+            let slots = 1 << stride(kind);
+            (DIRECT_ENTRIES + slots * 4, count(DIRECT_ENTRIES, slots))
+        }
+    };
+    Node {
+        block: Block {
+            offset: offset(entry),
+            bytes: bytes as u32,
+        },
+        leaves,
+    }
+}
+
+/// The child nodes of a node that is not a path: slot and entry, by slot.
+pub(super) fn children(store: &impl Store, entry: u32) -> Vec<(u32, u32)> {
+    let mut last = 0;
+    (0..1 << stride(kind(entry)))
+        .map(|slot| {
+            (
+                slot,
+                store.half(u64::from(entry_offset(store, entry, slot))),
+            )
+        })
+        .filter(|(_, child)| {
+            // A child is the only slot of its run.
+            let first = is_node(*child) && *child != last;
+            last = *child;
+            first
+        })
+        .collect()
+}
+
+/// Where the entry of a slot lies, in bytes, in a node that is not a path.
+pub(super) fn entry_offset(store: &impl Store, entry: u32, slot: u32) -> u32 {
+    let at = u64::from(offset(entry));
+    let slot = u64::from(slot);
+    let from_node = match kind(entry) {
+        SPARSE => {
+            let reached = ((slot * LANES | LANES_TOP) - store.word(at)) & LANES_TOP;
+            SPARSE_ENTRIES + u64::from(reached.count_ones()) * 4
+        }
+        BITMAP => {
+            let before = (0..slot / 64).map(|word| store.word(at + 8 + word * 8).count_ones());
+            let within = store.word(at + 8 + slot / 64 * 8) << (63 - slot % 64);
+            BITMAP_ENTRIES + u64::from(before.sum::<u32>() + within.count_ones()) * 4
+        }
+        _ => DIRECT_ENTRIES + slot * 4,
+    };
+    (at + from_node) as u32
+}
+
+/// The default of a node.
+pub(super) fn default(store: &impl Store, entry: u32) -> u32 {
+    let at = u64::from(offset(entry));
+    match kind(entry) {
+        PATH => (store.word(at + 8) >> 32) as u32,
+        SPARSE => store.half(at + SPARSE_DEFAULT),
+        BITMAP => (store.word(at) >> 32) as u32,
+        _ => store.half(at),
+    }
+}
+
+/// The contents of a node with another default.
+pub(super) fn with_default(
+    cells: &[AtomicU32],
+    store: &impl Store,
+    entry: u32,
+    default: u32,
+) -> Vec<u32> {
+    let Block { offset, bytes } = measure(store, entry).block;
+    let first = offset as usize / 4;
+    let mut contents: Vec<u32> = cells[first..first + bytes as usize / 4]
+        .iter()
+        .map(|cell| cell.load(Ordering::Relaxed))
+        .collect();
+    let low = |word: u64| u64::from(word as u32) | u64::from(default) << 32;
+    let at = u64::from(offset);
+    match kind(entry) {
+        PATH => contents[2..4].copy_from_slice(&split(low(store.word(at + 8)))),
+        SPARSE => contents[SPARSE_DEFAULT as usize / 4] = default,
+        BITMAP => contents[..2].copy_from_slice(&split(low(store.word(at)))),
+        _ => contents[0] = default,
+    }
+    contents
+}
+
+fn sparse(entries: &[u32], default: u32) -> Vec<u32> {
+    let mut bounds = LANES_TOP;
+    let mut contents = vec![0, 0, default, entries[0]];
+    for (lane, slot) in run_starts(entries).enumerate() {
+        bounds &= !(LANES_TOP & 0x1ff << (9 * lane));
+        bounds |= (slot as u64) << (9 * lane);
+        contents.push(entries[slot]);
+    }
+    contents[..2].copy_from_slice(&split(bounds));
+    contents
+}
+
+fn bitmap(entries: &[u32], default: u32, runs: usize) -> Vec<u32> {
+    let mut bits = [0u64; 4];
+    let mut contents = Vec::with_capacity(BITMAP_ENTRIES as usize / 4 + runs);
+    contents.resize(BITMAP_ENTRIES as usize / 4, 0);
+    contents.push(entries[0]);
+    for slot in run_starts(entries) {
+        bits[slot / 64] |= 1 << (slot % 64);
+        contents.push(entries[slot]);
+    }
+    let mut counts = u64::from(default) << 32;
+    let mut before = 0;
+    for (word, bits) in bits.iter().enumerate() {
+        counts |= u64::from(before) << (8 * word);
+        before += bits.count_ones();
+        contents[2 + 2 * word..4 + 2 * word].copy_from_slice(&split(*bits));
+    }
+    contents[..2].copy_from_slice(&split(counts));
+    contents
+}
+
+fn plain(entries: &[u32], default: u32) -> Vec<u32> {
+    let mut contents = Vec::with_capacity(2 + entries.len());
+    contents.extend([default, 0]);
+    contents.extend(entries);
+    contents
+}
+
+/// First slots of the runs other than the first.
+fn run_starts(entries: &[u32]) -> impl Iterator<Item = usize> {
+    (1..entries.len()).filter(|slot| entries[*slot] != entries[slot - 1])
+}
+
+fn sparse_runs(bounds: u64) -> u64 {
+    let missing = (bounds & LANES_TOP).count_ones();
+    SPARSE_RUNS as u64 - u64::from(missing)
+}
+
+fn bitmap_runs(store: &impl Store, at: u64) -> u64 {
+    let later: u32 = (0..4)
+        .map(|word| store.word(at + 8 + word * 8).count_ones())
+        .sum();
+    1 + u64::from(later)
+}

@@ -1,0 +1,500 @@
+//! The compiled FIB against a naive model: look-ups, updates, sharing, exhaustion, concurrency.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
+use std::thread;
+
+use gre_common::fib::{Root, look_up};
+use gre_userspace::fib::{Change, Family, Fib, FibError, GracePeriod, Usage, View, plain};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use proptest::prelude::*;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+
+/// No reader runs beside these tests.
+struct NoReaders;
+
+impl GracePeriod for NoReaders {
+    fn wait(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+type PlainFib = Fib<Arc<[AtomicU32]>, NoReaders>;
+
+fn fib(bytes: usize) -> PlainFib {
+    Fib::new(plain(bytes), NoReaders).expect("a valid size")
+}
+
+/// The plain meaning of a routing table.
+#[derive(Clone, Default)]
+struct Model(BTreeMap<IpNet, u32>);
+
+impl Model {
+    fn apply(&mut self, changes: &[Change]) {
+        for change in changes {
+            match *change {
+                Change::Set(prefix, next_hop) => self.0.insert(prefix.trunc(), next_hop),
+                Change::Remove(prefix) => self.0.remove(&prefix.trunc()),
+            };
+        }
+    }
+
+    fn look_up(&self, address: IpAddr) -> Option<u32> {
+        self.0
+            .iter()
+            .filter(|(prefix, _)| prefix.contains(&address))
+            .max_by_key(|(prefix, _)| prefix.prefix_len())
+            .map(|(_, next_hop)| *next_hop)
+    }
+
+    /// The same, for tables too large for a scan of all routes.
+    fn probe(&self, address: IpAddr) -> Option<u32> {
+        let length = if address.is_ipv4() { 32 } else { 128 };
+        (0..=length).rev().find_map(|length| {
+            let prefix = IpNet::new(address, length).expect("a valid length");
+            self.0.get(&prefix.trunc()).copied()
+        })
+    }
+
+    fn routes(&self) -> Vec<(IpNet, u32)> {
+        self.0.iter().map(|(prefix, hop)| (*prefix, *hop)).collect()
+    }
+}
+
+fn prefix_of(change: &Change) -> IpNet {
+    let (Change::Set(prefix, _) | Change::Remove(prefix)) = change;
+    *prefix
+}
+
+/// Addresses where an off-by-one would show: both ends of a prefix, and those next to them.
+fn edges(prefix: IpNet) -> [IpAddr; 4] {
+    match prefix {
+        IpNet::V4(net) => {
+            let (first, last) = (net.network().to_bits(), net.broadcast().to_bits());
+            [first, last, first.wrapping_sub(1), last.wrapping_add(1)]
+                .map(|bits| Ipv4Addr::from_bits(bits).into())
+        }
+        IpNet::V6(net) => {
+            let (first, last) = (net.network().to_bits(), net.broadcast().to_bits());
+            [first, last, first.wrapping_sub(1), last.wrapping_add(1)]
+                .map(|bits| Ipv6Addr::from_bits(bits).into())
+        }
+    }
+}
+
+/// A random address covered by `prefix`.
+fn within(random: &mut StdRng, prefix: IpNet) -> IpAddr {
+    match prefix {
+        IpNet::V4(net) => {
+            let host = random.random::<u32>() & net.hostmask().to_bits();
+            Ipv4Addr::from_bits(net.network().to_bits() | host).into()
+        }
+        IpNet::V6(net) => {
+            let host = random.random::<u128>() & net.hostmask().to_bits();
+            Ipv6Addr::from_bits(net.network().to_bits() | host).into()
+        }
+    }
+}
+
+/// A prefix near others, so that tables get dense and deep.
+fn near(random: &mut StdRng, family: Family) -> IpNet {
+    let net: IpNet = match family {
+        Family::V4 => {
+            let bits = random.random::<u32>() & 0x0f07_ffff;
+            Ipv4Net::new(bits.into(), random.random_range(0..=32))
+                .unwrap()
+                .into()
+        }
+        Family::V6 => {
+            let bits = random.random::<u128>() & !(0xfff << 116) & !(0xffff << 72);
+            Ipv6Net::new(bits.into(), random.random_range(0..=128))
+                .unwrap()
+                .into()
+        }
+    };
+    net.trunc()
+}
+
+/// A fresh build takes the same nodes as whatever way led to the same routes.
+fn assert_canonical(fib: &PlainFib, model: &Model) {
+    let mut fresh = self::fib(1 << 24);
+    fresh.replace(7, model.routes(), |_, _| {}).expect("room");
+    assert_eq!(fib.usage(7), fresh.usage(7));
+}
+
+/// Prefixes that meet often: bytes from a small set, any length.
+fn prefix() -> impl Strategy<Value = IpNet> {
+    let byte = prop_oneof![Just(0u8), Just(0xff), Just(10), Just(0x80), any::<u8>()];
+    let length4 = prop_oneof![0..=32u8, Just(0), Just(8), Just(24), Just(32)];
+    let length6 = prop_oneof![0..=128u8, Just(0), Just(48), Just(64), Just(128)];
+    prop_oneof![
+        (prop::array::uniform4(byte.clone()), length4).prop_map(|(bytes, length)| Ipv4Net::new(
+            bytes.into(),
+            length
+        )
+        .unwrap()
+        .into()),
+        (prop::array::uniform16(byte), length6).prop_map(|(bytes, length)| Ipv6Net::new(
+            bytes.into(),
+            length
+        )
+        .unwrap()
+        .into()),
+    ]
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        3 => (prefix(), 1..6u32).prop_map(|(prefix, next_hop)| Change::Set(prefix, next_hop)),
+        1 => prefix().prop_map(Change::Remove),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn any_way_of_changes_leads_to_the_table_of_the_model(
+        mut batches in prop::collection::vec(prop::collection::vec(change(), 1..12), 1..12),
+        removals in prop::collection::vec(any::<prop::sample::Index>(), 0..40),
+    ) {
+        let mut fib = fib(1 << 20);
+        let mut model = Model::default();
+        // Random prefixes are seldom there to be removed: remove some that are.
+        let named: Vec<IpNet> = batches.iter().flatten().map(prefix_of).collect();
+        for chunk in removals.chunks(3) {
+            let gone = chunk.iter().map(|index| Change::Remove(*index.get(&named)));
+            batches.push(gone.collect());
+        }
+        for batch in &batches {
+            fib.update(7, batch, |_, _| {}).unwrap();
+            model.apply(batch);
+            for address in named.iter().copied().flat_map(edges) {
+                prop_assert_eq!(fib.look_up(7, address), model.look_up(address), "{}", address);
+            }
+            prop_assert_eq!(fib.usage(7).routes, model.0.len() as u64);
+        }
+        assert_canonical(&fib, &model);
+        fib.remove(7, |_, _| {}).unwrap();
+        prop_assert_eq!(fib.usage(7), Usage::default());
+    }
+}
+
+#[test]
+fn a_million_look_ups_agree_with_the_model() {
+    let mut random = StdRng::seed_from_u64(1);
+    for family in [Family::V4, Family::V6].repeat(10) {
+        let mut fib = fib(1 << 20);
+        let mut model = Model::default();
+        for _ in 0..100 {
+            let mut changes = Vec::new();
+            for _ in 0..4 {
+                let present = random.random_range(0..=model.0.len());
+                let removed = model.0.keys().nth(present).copied();
+                changes.push(match removed {
+                    Some(prefix) if random.random_range(0..4) == 0 => Change::Remove(prefix),
+                    _ => Change::Set(near(&mut random, family), random.random_range(1..50)),
+                });
+            }
+            model.apply(&changes);
+            fib.update(7, &changes, |_, _| {}).unwrap();
+        }
+        assert!(model.0.len() > 100, "{}", model.0.len());
+        assert_canonical(&fib, &model);
+        let prefixes: Vec<IpNet> = model.0.keys().copied().collect();
+        for _ in 0..50_000 {
+            let prefix = *prefixes.choose(&mut random).unwrap();
+            let address = within(&mut random, prefix);
+            assert_eq!(fib.look_up(7, address), model.probe(address), "{address}");
+        }
+        for address in prefixes.into_iter().flat_map(edges) {
+            assert_eq!(fib.look_up(7, address), model.look_up(address), "{address}");
+        }
+    }
+}
+
+/// Applies changes to both, and compares them around what has changed.
+fn step(fib: &mut PlainFib, model: &mut Model, random: &mut StdRng, changes: &[Change]) {
+    fib.update(7, changes, |_, _| {}).unwrap();
+    model.apply(changes);
+    for prefix in changes.iter().map(prefix_of) {
+        for address in edges(prefix).into_iter().chain([within(random, prefix)]) {
+            assert_eq!(fib.look_up(7, address), model.probe(address), "{address}");
+        }
+    }
+}
+
+#[test]
+fn tables_that_cross_the_width_of_the_root_stay_right() {
+    for family in [Family::V4, Family::V6] {
+        let mut random = StdRng::seed_from_u64(2);
+        let mut fib = fib(1 << 24);
+        let mut model = Model::default();
+        let routes: Vec<Change> = (0..16_300)
+            .map(|_| Change::Set(near(&mut random, family), random.random_range(1..99)))
+            .collect();
+        step(&mut fib, &mut model, &mut random, &routes);
+        while model.0.len() < 17_000 {
+            let change = Change::Set(near(&mut random, family), random.random_range(1..99));
+            step(&mut fib, &mut model, &mut random, &[change]);
+        }
+        for _ in 0..3000 {
+            let mut changes = Vec::new();
+            for _ in 0..random.random_range(1..=2) {
+                let prefix = near(&mut random, family);
+                let next = model.0.range(prefix..).next();
+                changes.push(match next {
+                    Some((present, _)) if random.random_range(0..3) == 0 => {
+                        Change::Remove(*present)
+                    }
+                    _ => Change::Set(prefix, random.random_range(1..99)),
+                });
+            }
+            step(&mut fib, &mut model, &mut random, &changes);
+        }
+        assert_canonical(&fib, &model);
+        let mut prefixes: Vec<IpNet> = model.0.keys().copied().collect();
+        while prefixes.len() > 3000 {
+            let index = random.random_range(0..prefixes.len());
+            let removed = [Change::Remove(prefixes.swap_remove(index))];
+            step(&mut fib, &mut model, &mut random, &removed);
+        }
+        assert_canonical(&fib, &model);
+    }
+}
+
+#[test]
+fn networks_with_the_same_prefixes_never_mix() {
+    let mut fib = fib(1 << 22);
+    let mut random = StdRng::seed_from_u64(3);
+    let prefixes: Vec<IpNet> = (0..40).map(|_| near(&mut random, Family::V4)).collect();
+    let set = |hop| prefixes.iter().map(move |prefix| Change::Set(*prefix, hop));
+    for network in 0..500 {
+        let routes: Vec<Change> = set(network + 1).collect();
+        fib.update(network, &routes, |_, _| {}).unwrap();
+    }
+    let removed: Vec<Change> = prefixes.iter().copied().map(Change::Remove).collect();
+    fib.update(250, &removed, |_, _| {}).unwrap();
+    for network in 0..500 {
+        let expected = (network != 250).then_some(network + 1);
+        for prefix in &prefixes {
+            assert_eq!(fib.look_up(network, prefix.network()), expected);
+        }
+    }
+}
+
+#[test]
+fn a_full_store_refuses_and_keeps_what_runs() {
+    let mut fib = fib(1 << 20);
+    let mut model = Model::default();
+    let mut random = StdRng::seed_from_u64(4);
+    let (refused, error) = loop {
+        let mut batch = Vec::new();
+        for _ in 0..50 {
+            let address = random.random::<u32>().into();
+            let net = Ipv4Net::new(address, random.random_range(16..=32)).unwrap();
+            batch.push(Change::Set(net.into(), random.random_range(1..1000)));
+        }
+        let usage = fib.usage(7);
+        match fib.update(7, &batch, |_, _| {}) {
+            Ok(_) => model.apply(&batch),
+            Err(error) => {
+                assert_eq!(fib.usage(7), usage);
+                break (batch, error);
+            }
+        }
+    };
+    assert!(matches!(error, FibError::StoreFull { .. }), "{error}");
+    let message = error.to_string();
+    assert!(
+        message.contains("the tables stay as they were"),
+        "{message}"
+    );
+    assert!(model.0.len() > 10_000, "{}", model.0.len());
+    for address in model.0.keys().copied().flat_map(edges) {
+        assert_eq!(fib.look_up(7, address), model.probe(address));
+    }
+    let gone: Vec<Change> = model.0.keys().copied().map(Change::Remove).collect();
+    for removals in gone[..3000].chunks(10) {
+        fib.update(7, removals, |_, _| {})
+            .expect("removing needs little room");
+        model.apply(removals);
+    }
+    step(&mut fib, &mut model, &mut random, &refused);
+}
+
+#[test]
+fn replacing_for_ever_leaks_nothing() {
+    let mut fib = fib(1 << 20);
+    let mut random = StdRng::seed_from_u64(5);
+    for _ in 0..200 {
+        let routes: Vec<(IpNet, u32)> = (0..2000)
+            .map(|_| (near(&mut random, Family::V6), random.random_range(1..9)))
+            .collect();
+        fib.replace(7, routes, |_, _| {})
+            .expect("room for two tables");
+    }
+    fib.remove(7, |_, _| {}).unwrap();
+    assert_eq!(fib.usage(7), Usage::default());
+}
+
+#[test]
+fn a_next_hop_out_of_range_is_refused_with_its_route() {
+    let mut fib = fib(1 << 16);
+    let prefix: IpNet = "10.0.0.0/8".parse().unwrap();
+    for next_hop in [0, 1 << 31, u32::MAX] {
+        let changes = [Change::Set(prefix, next_hop)];
+        let error = fib.update(7, &changes, |_, _| {}).unwrap_err();
+        assert!(error.to_string().contains("10.0.0.0/8"), "{error}");
+    }
+    assert_eq!(fib.usage(7), Usage::default());
+}
+
+#[test]
+fn a_change_that_makes_no_difference_publishes_nothing() {
+    let mut fib = fib(1 << 16);
+    let change = [Change::Set("10.0.0.0/8".parse().unwrap(), 5)];
+    let mut published = 0;
+    let count = fib.update(7, &change, |_, _| published += 1).unwrap();
+    assert_eq!((count, published), (1, 1));
+    let absent = Change::Remove("10.0.0.0/9".parse().unwrap());
+    for change in [change[0], absent] {
+        let count = fib.update(7, &[change], |_, _| published += 1).unwrap();
+        assert_eq!((count, published), (0, 1));
+    }
+}
+
+/// Readers hold the lock for reading around each look-up.
+struct LockGrace(Arc<RwLock<()>>);
+
+impl GracePeriod for LockGrace {
+    fn wait(&mut self) -> io::Result<()> {
+        drop(self.0.write().unwrap());
+        Ok(())
+    }
+}
+
+const DEFAULT: u32 = 1000;
+const WHOLE: u32 = 2000;
+
+/// What the writer of the concurrency test changes: next hop n + 1 is candidate n, and the whole
+/// is swapped for its eighths (next hops from `WHOLE` + 1 on) and back, at once.
+struct Contended {
+    candidates: Vec<Ipv4Net>,
+    whole: Ipv4Net,
+}
+
+impl Contended {
+    fn new(random: &mut StdRng) -> Self {
+        let mut candidates = Vec::new();
+        while candidates.len() < 300 {
+            match near(random, Family::V4) {
+                IpNet::V4(net) if net.prefix_len() > 6 => candidates.push(net),
+                _ => {}
+            }
+        }
+        let whole = "240.1.0.0/16".parse().unwrap();
+        Self { candidates, whole }
+    }
+
+    fn swap(&self, to_whole: bool) -> Vec<Change> {
+        let eighths = self.whole.subnets(19).unwrap().zip(WHOLE + 1..);
+        if to_whole {
+            let gone = eighths.map(|(net, _)| Change::Remove(net.into()));
+            gone.chain([Change::Set(self.whole.into(), WHOLE)])
+                .collect()
+        } else {
+            let set = eighths.map(|(net, hop)| Change::Set(net.into(), hop));
+            set.chain([Change::Remove(self.whole.into())]).collect()
+        }
+    }
+
+    fn toggle(&self, random: &mut StdRng) -> Vec<Change> {
+        let index = random.random_range(0..self.candidates.len());
+        let net = self.candidates[index].into();
+        if random.random() {
+            vec![Change::Set(net, index as u32 + 1)]
+        } else {
+            vec![Change::Remove(net)]
+        }
+    }
+
+    fn check_candidate(&self, address: Ipv4Addr, answer: u32) {
+        let covers = |index: usize| self.candidates[index].contains(&address);
+        assert!(
+            answer == DEFAULT || (1..=300).contains(&answer) && covers(answer as usize - 1),
+            "{address}: {answer}"
+        );
+    }
+
+    fn check_swapped(&self, address: Ipv4Addr, answer: u32) {
+        let eighth = WHOLE + 1 + u32::from(address.octets()[2] >> 5);
+        assert!(
+            answer == WHOLE || answer == eighth,
+            "{address}: {answer} is neither the whole nor its eighth"
+        );
+    }
+}
+
+#[test]
+fn readers_see_only_tables_that_were_in_force() {
+    let mut random = StdRng::seed_from_u64(6);
+    let memory = plain(1 << 20);
+    let readers = Arc::new(RwLock::new(()));
+    let mut fib = Fib::new(memory.clone(), LockGrace(readers.clone())).unwrap();
+    let contended = Contended::new(&mut random);
+    let root = AtomicU32::new(0);
+    let publish = |_, value: Root| root.store(value.0, Ordering::Release);
+    let first = [
+        Change::Set("0.0.0.0/0".parse().unwrap(), DEFAULT),
+        Change::Set(contended.whole.into(), WHOLE),
+    ];
+    fib.update(7, &first, publish).unwrap();
+    let done = AtomicBool::new(false);
+    let looked_up = AtomicU64::new(0);
+    let read = || {
+        let mut random = StdRng::seed_from_u64(7);
+        let view = View::new(&memory);
+        while !done.load(Ordering::Relaxed) {
+            let net = *contended.candidates.choose(&mut random).unwrap();
+            for net in [net, contended.whole] {
+                let host = random.random::<u32>() & net.hostmask().to_bits();
+                let address = Ipv4Addr::from_bits(net.network().to_bits() | host);
+                let section = readers.read().unwrap();
+                let root = Root(root.load(Ordering::Acquire));
+                let answer = look_up(&view, root, address.octets());
+                drop(section);
+                if net == contended.whole {
+                    contended.check_swapped(address, answer);
+                } else {
+                    contended.check_candidate(address, answer);
+                }
+            }
+            looked_up.fetch_add(2, Ordering::Relaxed);
+        }
+    };
+    thread::scope(|scope| {
+        let reader = scope.spawn(read);
+        let mut is_whole = true;
+        for _ in 0..60_000 {
+            let changes = if random.random_range(0..8) == 0 {
+                is_whole = !is_whole;
+                contended.swap(is_whole)
+            } else {
+                contended.toggle(&mut random)
+            };
+            fib.update(7, &changes, publish).unwrap();
+            if reader.is_finished() {
+                break;
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+        reader.join().expect("only answers of tables in force");
+    });
+    assert!(looked_up.load(Ordering::Relaxed) > 10_000);
+}
