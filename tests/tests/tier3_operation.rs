@@ -635,27 +635,36 @@ fn place_of(text: &str, needle: &str) -> String {
     format!("{line}:{column}")
 }
 
-/// Kernel ids of the gateway's programs, and of its maps: those the programs use and those that are only pinned.
+/// Kernel ids of the gateway's programs, attached or pinned, and of its maps: those that the programs use and those that
+/// are only pinned.
 fn kernel_objects(running: &RunningOffice) -> (BTreeSet<u64>, BTreeSet<u64>) {
-    let programs: BTreeSet<u64> = running
-        .gateway
-        .show("device")
-        .iter()
-        .filter_map(|row| row["program"].as_u64())
-        .collect();
-    let mut maps = BTreeSet::new();
+    let mut programs = pinned(&running.gateway, "prog", "progs");
+    programs.extend(
+        running
+            .gateway
+            .show("device")
+            .iter()
+            .filter_map(|row| row["program"].as_u64()),
+    );
+    let mut maps = pinned(&running.gateway, "map", "maps");
     for id in &programs {
         let program = bpftool(&["prog", "show", "id", &id.to_string()]);
         maps.extend(rows(&program["map_ids"]).iter().filter_map(Value::as_u64));
     }
-    for entry in std::fs::read_dir(running.gateway.pins().join("maps"))
-        .expect("maps are pinned")
-        .flatten()
-    {
-        let map = bpftool(&["map", "show", "pinned", &entry.path().to_string_lossy()]);
-        maps.extend(map["id"].as_u64());
-    }
     (programs, maps)
+}
+
+/// Ids of the objects of a kind that are pinned in a directory of the instance.
+fn pinned(gateway: &Gateway, kind: &str, directory: &str) -> BTreeSet<u64> {
+    let directory = gateway.pins().join(directory);
+    let entries = std::fs::read_dir(&directory)
+        .unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
+    entries
+        .flatten()
+        .filter_map(|entry| {
+            bpftool(&[kind, "show", "pinned", &entry.path().to_string_lossy()])["id"].as_u64()
+        })
+        .collect()
 }
 
 fn ids(list: &Value) -> BTreeSet<u64> {
