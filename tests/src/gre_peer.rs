@@ -16,9 +16,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::gre::{Header, Outer, Refusal, Tunnel, version};
 use crate::link::End;
 use crate::netns::Handle;
+use crate::packet::ETHERNET_HEADER;
 use crate::sys::{self, BATCH, PacketSocket, ReceiveBatch};
 
-const ETHERNET_HEADER: usize = 14;
 /// Larger than any frame of a link between namespaces.
 const FRAME_SIZE: usize = 1 << 16;
 const RECEIVE_BUFFER: usize = 64 << 20;

@@ -11,6 +11,9 @@ use etherparse::{
 
 use crate::link::Mac;
 
+/// Bytes of an untagged Ethernet header.
+pub const ETHERNET_HEADER: usize = 14;
+
 /// What an IP header says besides addresses.
 #[derive(Clone, Copy, Debug)]
 pub struct Fields {
@@ -100,6 +103,11 @@ pub fn ethernet(source: Mac, destination: Mac, vlan: Option<u16>, packet: &[u8])
     }
     frame.extend(packet);
     frame
+}
+
+/// Whether the text stands anywhere in the frame: how a test knows its own packets again.
+pub fn contains(frame: &[u8], text: &[u8]) -> bool {
+    frame.windows(text.len()).any(|window| window == text)
 }
 
 fn ip_header(source: IpAddr, destination: IpAddr, fields: Fields) -> IpHeaders {

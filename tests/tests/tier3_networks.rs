@@ -10,7 +10,7 @@ use gre_tests::gateway::Gateway;
 use gre_tests::gre::{Header, Outer, Tunnel};
 use gre_tests::link::next_mac;
 use gre_tests::netns::Namespace;
-use gre_tests::packet::{self, Fields};
+use gre_tests::packet::{self, ETHERNET_HEADER, Fields, contains};
 use gre_tests::scenario::{
     NETWORK, Office, PORT, RunningOffice, TUNNEL, branch_address, machine_address, router_address,
 };
@@ -22,7 +22,6 @@ use gre_tests::wire::Wire;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-const ETHERNET_HEADER: usize = 14;
 const ANSWER_LIMIT: Duration = Duration::from_millis(500);
 const SPACE: [&str; 2] = ["10.10.30.0/24", "fd00:10:30::/48"];
 const ROUTER: [&str; 2] = ["10.10.30.1/25", "fd00:10:30::1/64"];
@@ -784,8 +783,4 @@ fn labelled(frame: &[u8], round: u64) -> Option<(u32, u64)> {
         Header::parse(outer.payload).ok()?.key?,
         u64::from_be_bytes(*number),
     ))
-}
-
-fn contains(frame: &[u8], text: &[u8]) -> bool {
-    frame.windows(text.len()).any(|window| window == text)
 }

@@ -11,7 +11,7 @@ use gre_tests::configuration as toml;
 use gre_tests::gateway::{Gateway, Traffic, describe};
 use gre_tests::gre::{self, Outer};
 use gre_tests::netns::Handle;
-use gre_tests::packet::{self, Fields};
+use gre_tests::packet::{self, ETHERNET_HEADER, Fields, contains};
 use gre_tests::scenario::{
     NETWORK, Office, PORT, RunningOffice, TUNNEL, branch_address, machine_address, router_address,
 };
@@ -22,7 +22,6 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
 
-const ETHERNET_HEADER: usize = 14;
 /// Where the key of a GRE header without checksum stands in a frame over IPv4.
 const KEY_OFFSET: usize = ETHERNET_HEADER + 20 + 4;
 

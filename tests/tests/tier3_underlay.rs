@@ -8,7 +8,7 @@ use gre_tests::configuration as toml;
 use gre_tests::gateway::Gateway;
 use gre_tests::gre::{Header, Outer, Tunnel, internet_checksum};
 use gre_tests::link::next_mac;
-use gre_tests::packet::{self, Fields};
+use gre_tests::packet::{self, ETHERNET_HEADER, Fields, contains};
 use gre_tests::scenario::{
     NETWORK, Office, PORT, RunningOffice, TUNNEL, branch_address, machine_address, router_address,
 };
@@ -16,7 +16,6 @@ use gre_tests::transfer;
 use gre_tests::wait;
 use gre_tests::wire::Wire;
 
-const ETHERNET_HEADER: usize = 14;
 const ANSWER_LIMIT: Duration = Duration::from_millis(500);
 
 /// E4: 4in4, 6in4, 4in6 and 6in6, each with pings and a TCP transfer in both directions.
@@ -598,8 +597,4 @@ fn outer(frame: &[u8]) -> Option<Outer<'_>> {
 
 fn key_of(frame: &[u8]) -> Option<u32> {
     Header::parse(outer(frame)?.payload).ok()?.key
-}
-
-fn contains(frame: &[u8], text: &[u8]) -> bool {
-    frame.windows(text.len()).any(|window| window == text)
 }
