@@ -26,7 +26,7 @@ pub(crate) struct XdpFrame {
 /// Bytes that are summed at once: older kernels give the helper no more.
 const CHUNK: u64 = 512;
 /// Chunks of the largest IP packet.
-const CHUNKS: u64 = 128;
+const CHUNKS: u64 = 129;
 /// Offsets that are read directly: behind all headers that are ever looked at. The verifier wants a bound.
 const GREATEST_OFFSET: usize = 0xfff;
 
@@ -121,35 +121,46 @@ extern "C" fn gregw_sum(context: *mut xdp_md, offset: u64, length: u64) -> i64 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return -1;
     };
+    let scratch = scratch.cast();
+    let (mut offset, mut length) = (offset, length);
     let mut sum = 0;
-    let mut done = 0;
     for _ in 0..CHUNKS {
-        if done >= length {
-            break;
+        if length <= CHUNK {
+            return sum_last(context, scratch, offset, length, sum);
         }
-        sum = sum_chunk(context, scratch.cast(), offset + done, length - done, sum);
+        sum = sum_chunk(context, scratch, offset, CHUNK, sum);
         if sum < 0 {
             return -1;
         }
-        done += CHUNK;
+        offset += CHUNK;
+        length -= CHUNK;
     }
-    sum
+    -1
+}
+
+/// Adds what is less than a chunk, padded with zeros.
+#[inline(always)]
+fn sum_last(context: *mut xdp_md, scratch: *mut u8, offset: u64, length: u64, sum: i64) -> i64 {
+    // What the compiler knows of the length it leaves out, but the verifier wants to see it.
+    let length = opaque(length);
+    if length == 0 {
+        return sum;
+    }
+    if length > CHUNK {
+        return -1;
+    }
+    // SAFETY: `length` is at most a chunk, behind which there are 8 bytes more.
+    unsafe { ptr::write_unaligned(scratch.add(length as usize).cast::<u32>(), 0) };
+    sum_chunk(context, scratch, offset, length, sum)
 }
 
 /// Adds at most one chunk to `sum`.
 #[inline(always)]
 fn sum_chunk(context: *mut xdp_md, scratch: *mut u8, offset: u64, length: u64, sum: i64) -> i64 {
-    // What the compiler knows of the length it leaves out, but the verifier wants to see it.
-    let length = opaque(length.min(CHUNK));
-    if length == 0 || length > CHUNK {
-        return -1;
-    }
     // SAFETY: `scratch` has room for a chunk; the helper checks the packet's bounds.
     if unsafe { bpf_xdp_load_bytes(context, offset as u32, scratch.cast(), length as u32) } != 0 {
         return -1;
     }
-    // SAFETY: `length` is at most a chunk, behind which there are 8 bytes more.
-    unsafe { ptr::write_unaligned(scratch.add(length as usize).cast::<u32>(), 0) };
     let padded = ((length + 3) & !3) as u32;
     // SAFETY: `padded` is at most a chunk.
     unsafe { bpf_csum_diff(ptr::null_mut(), 0, scratch.cast(), padded, sum as u32) }
