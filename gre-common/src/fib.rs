@@ -5,8 +5,8 @@
 //! [`Address::STEPS`] steps, never panics, and reads memory only through [`Store`].
 
 use layout::{
-    BITMAP, BITMAP_ENTRIES, DIRECT, DIRECT_ENTRIES, LANES, LANES_TOP, NODE, PATH, SPARSE,
-    SPARSE_DEFAULT, SPARSE_ENTRIES, WIDE,
+    BITMAP, BITMAP_COUNTS, BITMAP_DEFAULT, BITMAP_ENTRIES, DIRECT, DIRECT_ENTRIES, LANES,
+    LANES_TOP, NODE, PATH, PATH_DEFAULT, PATH_NEXT, SPARSE, SPARSE_DEFAULT, SPARSE_ENTRIES, WIDE,
 };
 
 /// Memory that holds compiled tables: a power of two of bytes, at most 512 MiB (the verifier
@@ -56,7 +56,7 @@ impl Address for [u8; 4] {
 
     #[inline(always)]
     fn key(self) -> u64 {
-        (u32::from_be_bytes(self) as u64) << 32
+        u64::from(u32::from_be_bytes(self)) << 32
     }
 }
 
@@ -116,60 +116,56 @@ pub fn look_up<S: Store, A: Address>(store: &S, root: Root, address: A) -> u32 {
         if entry & NODE == 0 {
             break;
         }
-        let node = (entry as u64) << 3;
+        let node = u64::from(entry) << 3;
         let top = key.top();
         let slot = top >> 56;
-        let default;
+        let kind = layout::kind(entry);
         let mut consumed = 8;
-        match layout::kind(entry) {
+        let mut default = node;
+        match kind {
             PATH => {
                 let path = store.word(node);
-                let next = store.word(node + 8);
-                default = (next >> 32) as u32;
                 let rest = path & 63;
                 entry = if top >> rest == path >> 8 {
-                    next as u32
+                    store.half(node + PATH_NEXT)
                 } else {
                     0
                 };
+                default += PATH_DEFAULT;
                 consumed = 64 - rest;
             }
             SPARSE => {
                 let bounds = store.word(node);
                 let reached = (slot.wrapping_mul(LANES) | LANES_TOP).wrapping_sub(bounds) >> 8;
                 let rank = (reached & LANES).wrapping_mul(LANES) >> 54 & 7;
-                default = store.half(node + SPARSE_DEFAULT);
                 entry = store.half(node + SPARSE_ENTRIES + rank * 4);
+                default += SPARSE_DEFAULT;
             }
             BITMAP => {
-                let counts = store.word(node);
-                let bits = store.word(node + 8 + (slot >> 3 & 0x18));
-                let below = (counts >> (slot >> 3 & 0x18)) & 0xff;
-                let within = (bits << (!slot & 63)).count_ones() as u64;
-                default = (counts >> 32) as u32;
+                let word = slot >> 3 & 0x18;
+                let below = u64::from(store.half(node + BITMAP_COUNTS)) >> word & 0xff;
+                let within = u64::from((store.word(node + word) << (!slot & 63)).count_ones());
                 entry = store.half(node + BITMAP_ENTRIES + (below + within) * 4);
+                default += BITMAP_DEFAULT;
             }
-            DIRECT => {
-                default = store.half(node);
-                entry = store.half(node + DIRECT_ENTRIES + slot * 4);
-            }
+            DIRECT => entry = store.half(node + DIRECT_ENTRIES + slot * 4),
             WIDE => {
-                default = store.half(node);
                 entry = store.half(node + DIRECT_ENTRIES + (top >> 48) * 4);
                 consumed = 16;
             }
             _ => return 0,
         }
+        if layout::is_leaf(entry) {
+            return entry;
+        }
+        // Read only now: in wide nodes it takes another cache line.
+        let default = store.half(default);
         if default != 0 {
             best = default;
         }
         key = key.advance(consumed);
     }
-    if entry == 0 || entry & NODE != 0 {
-        best
-    } else {
-        entry
-    }
+    if layout::is_leaf(entry) { entry } else { best }
 }
 
 /// The form of a compiled table in memory.
@@ -189,14 +185,12 @@ pub fn look_up<S: Store, A: Address>(store: &S, root: Root, address: A) -> u32 {
 ///              (only before a leaf is the length not a multiple of 8)
 /// SPARSE  8 B  7 lanes of 9 bits: first slot of the runs 1-7, 256 for a run that is not there
 ///         4 B  default     4 B × runs  entries
-/// BITMAP  4 B  4 × 8 bits: number of runs that begin in the words before     4 B  default
-///        32 B  4 words: bit set where a run other than the first begins
+/// BITMAP 32 B  4 words: bit set where a run other than the first begins
+///         4 B  4 × 8 bits, lowest first: runs that begin in the words before     4 B  default
 ///         4 B × runs  entries
 /// DIRECT  4 B  default     4 B  unused     4 B × 256    entries
 /// WIDE    4 B  default     4 B  unused     4 B × 65536  entries (16 bits; only as a root)
 /// ```
-/// Fields share a 64-bit word first-named lowest; a `PATH`'s and `BITMAP`'s default is the upper
-/// half of its word.
 pub mod layout {
     /// Set in an entry that is a node.
     pub const NODE: u32 = 1 << 31;
@@ -216,10 +210,18 @@ pub mod layout {
     pub const PATH_BITS: u32 = 56;
     /// Most runs of a [`SPARSE`] node.
     pub const SPARSE_RUNS: usize = 8;
+    /// Offset of the entry behind a [`PATH`] node, in bytes.
+    pub const PATH_NEXT: u64 = 8;
+    /// Offset of the default of a [`PATH`] node, in bytes.
+    pub const PATH_DEFAULT: u64 = 12;
     /// Offset of the default of a [`SPARSE`] node, in bytes.
     pub const SPARSE_DEFAULT: u64 = 8;
     /// Offset of the entries of a [`SPARSE`] node, in bytes.
     pub const SPARSE_ENTRIES: u64 = 12;
+    /// Offset of the counts of a [`BITMAP`] node, in bytes.
+    pub const BITMAP_COUNTS: u64 = 32;
+    /// Offset of the default of a [`BITMAP`] node, in bytes.
+    pub const BITMAP_DEFAULT: u64 = 36;
     /// Offset of the entries of a [`BITMAP`] node, in bytes.
     pub const BITMAP_ENTRIES: u64 = 40;
     /// Offset of the entries of a [`DIRECT`] or [`WIDE`] node, in bytes.
@@ -237,6 +239,12 @@ pub mod layout {
     };
     /// Highest bit of each lane.
     pub const LANES_TOP: u64 = LANES << 8;
+
+    /// Whether an entry is a leaf: neither empty nor a node.
+    #[inline(always)]
+    pub const fn is_leaf(entry: u32) -> bool {
+        entry.cast_signed() > 0
+    }
 
     /// The entry for a node of `kind` at `offset` bytes, a multiple of 8 below 2³¹.
     #[inline(always)]

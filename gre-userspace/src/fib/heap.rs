@@ -2,7 +2,8 @@
 //!
 //! The builder takes blocks for new nodes and retires those it replaced. Memory is cut into spans
 //! of one block size each; an empty span serves any size again. Holds: a retired block is handed
-//! out again only after a grace period, since a packet may still be reading it.
+//! out again only after a grace period, since a packet may still be reading it; some spans are
+//! kept back for changes that only remove routes, so that a full store can be emptied.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,6 +16,8 @@ use super::memory::{Memory, View};
 const SPAN: u32 = 16 * 1024;
 /// Blocks begin at multiples of this within their span, in bytes.
 const GRAIN: u32 = 8;
+/// One span in so many is kept for changes that only remove.
+const RESERVE: u32 = 32;
 /// The block sizes, in bytes. Blocks of more than the last get spans of their own.
 const CLASSES: [u32; 22] = [
     16, 24, 32, 40, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 560, 640,
@@ -58,7 +61,7 @@ enum Span {
 impl<M: Memory, G: GracePeriod> Heap<M, G> {
     pub(super) fn new(memory: M, grace: G) -> Result<Self, FibError> {
         let bytes = memory.cells().len() as u64 * 4;
-        if !bytes.is_power_of_two() || !(u64::from(SPAN)..=1 << 29).contains(&bytes) {
+        if !bytes.is_power_of_two() || !(1 << 16..=1 << 29).contains(&bytes) {
             return Err(FibError::StoreSize { bytes });
         }
         let spans = bytes as u32 / SPAN;
@@ -92,13 +95,19 @@ impl<M: Memory, G: GracePeriod> Heap<M, G> {
         self.cells().len() as u64 * 4
     }
 
-    /// A block of at least `bytes` bytes, aligned to 8, with garbage in it.
-    pub(super) fn allocate(&mut self, bytes: u32) -> Result<Block, FibError> {
-        if let Some(offset) = self.take(bytes) {
+    /// A block of at least `bytes` bytes, aligned to 8, with garbage in it. `removes` tells that
+    /// it is for a change that only removes routes.
+    pub(super) fn allocate(&mut self, bytes: u32, removes: bool) -> Result<Block, FibError> {
+        let reserve = if removes {
+            0
+        } else {
+            self.spans.len() / RESERVE as usize
+        };
+        if let Some(offset) = self.take(bytes, reserve) {
             return Ok(Block { offset, bytes });
         }
         self.reclaim()?;
-        let offset = self.take(bytes).ok_or(FibError::StoreFull {
+        let offset = self.take(bytes, reserve).ok_or(FibError::StoreFull {
             needed: bytes,
             used: self.used_bytes,
             size: self.size(),
@@ -109,34 +118,34 @@ impl<M: Memory, G: GracePeriod> Heap<M, G> {
     /// Gives back a block that no reader has ever seen.
     pub(super) fn release(&mut self, block: Block) {
         let index = block.offset / SPAN;
-        let Some(class) = class_of(block.bytes) else {
-            let spans = block.bytes.div_ceil(SPAN);
-            for span in index..index + spans {
-                self.spans[span as usize] = Span::Empty;
-                self.empty.insert(span);
+        match &mut self.spans[index as usize] {
+            Span::Empty => unreachable!("a block lies in a span that is in use"),
+            Span::Large => {
+                let spans = block.bytes.div_ceil(SPAN);
+                for span in index..index + spans {
+                    self.spans[span as usize] = Span::Empty;
+                    self.empty.insert(span);
+                }
+                self.used_bytes -= u64::from(spans * SPAN);
             }
-            self.used_bytes -= u64::from(spans * SPAN);
-            return;
-        };
-        let Span::Blocks { used, bits, .. } = &mut self.spans[index as usize] else {
-            unreachable!("a block lies in a span of its class");
-        };
-        let slot = block.offset % SPAN / CLASSES[class];
-        bits[slot as usize / 64] &= !(1 << (slot % 64));
-        *used -= 1;
-        if *used == 0 {
-            self.spans[index as usize] = Span::Empty;
-            self.partial[class].remove(&index);
-            self.empty.insert(index);
-        } else {
-            self.partial[class].insert(index);
+            Span::Blocks { class, used, bits } => {
+                let class = *class;
+                let slot = block.offset % SPAN / CLASSES[class];
+                bits[slot as usize / 64] &= !(1 << (slot % 64));
+                *used -= 1;
+                if *used == 0 {
+                    self.spans[index as usize] = Span::Empty;
+                    self.partial[class].remove(&index);
+                    self.empty.insert(index);
+                } else {
+                    self.partial[class].insert(index);
+                }
+                self.used_bytes -= u64::from(CLASSES[class]);
+            }
         }
-        self.used_bytes -= u64::from(CLASSES[class]);
     }
 
     /// Gives back blocks that have just been unlinked, for use after a grace period.
-    ///
-    /// Fails only in waiting; the blocks are kept, and the next call waits again.
     pub(super) fn retire(&mut self, blocks: impl IntoIterator<Item = Block>) {
         for block in blocks {
             self.retired_bytes += u64::from(footprint(block.bytes));
@@ -149,7 +158,8 @@ impl<M: Memory, G: GracePeriod> Heap<M, G> {
         self.retired_bytes > self.size() / 8
     }
 
-    /// Waits for a grace period and takes back all that is retired.
+    /// Waits for a grace period and takes back all that is retired. If waiting fails, the blocks
+    /// stay retired.
     pub(super) fn reclaim(&mut self) -> Result<(), FibError> {
         if self.retired.is_empty() {
             return Ok(());
@@ -162,18 +172,32 @@ impl<M: Memory, G: GracePeriod> Heap<M, G> {
         Ok(())
     }
 
-    fn take(&mut self, bytes: u32) -> Option<u32> {
+    /// Takes a block, but leaves `reserve` spans empty.
+    fn take(&mut self, bytes: u32, reserve: usize) -> Option<u32> {
+        let available = self.empty.len().saturating_sub(reserve);
         let Some(class) = class_of(bytes) else {
-            return self.take_spans(bytes.div_ceil(SPAN));
+            let spans = bytes.div_ceil(SPAN);
+            return (spans as usize <= available)
+                .then(|| self.take_spans(spans))
+                .flatten();
         };
-        let index = match self.partial[class].first() {
-            Some(&index) => index,
-            None => self.cut_span(class)?,
-        };
-        let per_span = SPAN / CLASSES[class];
-        let Span::Blocks { used, bits, .. } = &mut self.spans[index as usize] else {
+        if let Some(&index) = self.partial[class].first() {
+            return Some(self.take_block(index));
+        }
+        if available > 0 {
+            let index = self.cut_span(class)?;
+            return Some(self.take_block(index));
+        }
+        // A larger block than needed is better than none.
+        let &index = self.partial[class..].iter().find_map(BTreeSet::first)?;
+        Some(self.take_block(index))
+    }
+
+    fn take_block(&mut self, index: u32) -> u32 {
+        let Span::Blocks { class, used, bits } = &mut self.spans[index as usize] else {
             unreachable!("a partial span is cut into blocks");
         };
+        let class = *class;
         let (word, free) = bits
             .iter_mut()
             .enumerate()
@@ -182,11 +206,11 @@ impl<M: Memory, G: GracePeriod> Heap<M, G> {
         let slot = word as u32 * 64 + free.trailing_ones();
         *free |= 1 << (slot % 64);
         *used += 1;
-        if *used == per_span {
+        if *used == SPAN / CLASSES[class] {
             self.partial[class].remove(&index);
         }
         self.used_bytes += u64::from(CLASSES[class]);
-        Some(index * SPAN + slot * CLASSES[class])
+        index * SPAN + slot * CLASSES[class]
     }
 
     fn cut_span(&mut self, class: usize) -> Option<u32> {

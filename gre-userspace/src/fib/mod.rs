@@ -84,7 +84,7 @@ pub enum FibError {
         size: u64,
     },
     /// The memory cannot be a store.
-    #[error("a FIB store of {bytes} bytes: it must be a power of two from 16 KiB to 512 MiB")]
+    #[error("a FIB store of {bytes} bytes: it must be a power of two from 64 KiB to 512 MiB")]
     StoreSize {
         /// Bytes of the memory.
         bytes: u64,
@@ -117,6 +117,8 @@ struct Table {
     routes: Routes,
     root: u32,
     wide: bool,
+    /// From this number of routes on the root shall be wide.
+    wide_from: usize,
     size: Size,
 }
 
@@ -135,7 +137,7 @@ enum Undo {
 }
 
 impl<M: Memory, G: GracePeriod> Fib<M, G> {
-    /// Makes an empty FIB in `memory`: a power of two of bytes, 16 KiB to 512 MiB.
+    /// Makes an empty FIB in `memory`: a power of two of bytes, 64 KiB to 512 MiB.
     pub fn new(memory: M, grace: G) -> Result<Self, FibError> {
         Ok(Self {
             heap: Heap::new(memory, grace)?,
@@ -285,6 +287,7 @@ impl Table {
             routes: Routes::new(family),
             root: 0,
             wide: false,
+            wide_from: WIDE_FROM,
             size: Size::default(),
         }
     }
@@ -343,17 +346,21 @@ impl Table {
     }
 
     /// Drafts with another width of the root if the number of routes asks for it and there is room.
+    /// Where there is none, this is tried again with twice the routes: it builds the whole table.
     fn draft<M: Memory, G: GracePeriod>(
-        &self,
+        &mut self,
         heap: &mut Heap<M, G>,
         edits: &[Edit],
     ) -> Result<(Drafted, bool), FibError> {
-        let limit = if self.wide { WIDE_UNTIL } else { WIDE_FROM };
-        let wide = self.routes.len() >= limit;
+        let wide = if self.wide {
+            self.routes.len() >= WIDE_UNTIL
+        } else {
+            self.routes.len() >= self.wide_from
+        };
         if wide != self.wide {
             match Draft::new(heap, &self.routes, wide, self.size).rebuild(self.root) {
                 Ok(drafted) => return Ok((drafted, wide)),
-                Err(FibError::StoreFull { .. }) => {}
+                Err(FibError::StoreFull { .. }) => self.wide_from *= 2,
                 Err(error) => return Err(error),
             }
         }

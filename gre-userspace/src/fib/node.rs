@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use gre_common::fib::Store;
 use gre_common::fib::layout::{
-    BITMAP, BITMAP_ENTRIES, DIRECT, DIRECT_ENTRIES, LANES, LANES_TOP, NODE, PATH, SPARSE,
-    SPARSE_DEFAULT, SPARSE_ENTRIES, SPARSE_RUNS, WIDE, kind, offset,
+    BITMAP, BITMAP_COUNTS, BITMAP_DEFAULT, BITMAP_ENTRIES, DIRECT, DIRECT_ENTRIES, LANES,
+    LANES_TOP, NODE, PATH, PATH_DEFAULT, PATH_NEXT, SPARSE, SPARSE_DEFAULT, SPARSE_ENTRIES,
+    SPARSE_RUNS, WIDE, is_leaf, kind, offset,
 };
 
 use super::heap::Block;
@@ -16,11 +17,6 @@ use super::memory::split;
 
 /// Nodes with more runs than this are not compressed: one load instead of counting bits.
 const BITMAP_RUNS: usize = 128;
-
-/// Whether an entry is a leaf.
-pub(super) fn is_leaf(entry: u32) -> bool {
-    entry != 0 && entry & NODE == 0
-}
 
 /// Whether an entry is a node.
 pub(super) fn is_node(entry: u32) -> bool {
@@ -36,8 +32,7 @@ pub(super) fn stride(kind: u32) -> u8 {
 pub(super) fn encode_path(fragment: u64, length: u32, next: u32, default: u32) -> [u32; 4] {
     let rest = 64 - length;
     let [a, b] = split((fragment >> rest) << 8 | u64::from(rest));
-    let [c, d] = split(u64::from(default) << 32 | u64::from(next));
-    [a, b, c, d]
+    [a, b, next, default]
 }
 
 /// A new node with an entry for each of 256 or 65 536 slots: its kind and contents.
@@ -46,10 +41,12 @@ pub(super) fn encode(entries: &[u32], default: u32) -> (u32, Vec<u32>) {
         return (WIDE, plain(entries, default));
     }
     let runs = 1 + entries.windows(2).filter(|pair| pair[0] != pair[1]).count();
-    match runs {
-        ..=SPARSE_RUNS => (SPARSE, sparse(entries, default)),
-        ..=BITMAP_RUNS => (BITMAP, bitmap(entries, default, runs)),
-        _ => (DIRECT, plain(entries, default)),
+    if runs <= SPARSE_RUNS {
+        (SPARSE, sparse(entries, default))
+    } else if runs <= BITMAP_RUNS {
+        (BITMAP, bitmap(entries, default, runs))
+    } else {
+        (DIRECT, plain(entries, default))
     }
 }
 
@@ -70,7 +67,7 @@ pub(super) fn measure(store: &impl Store, entry: u32) -> Node {
             .count() as u32
     };
     let (bytes, leaves) = match kind(entry) {
-        PATH => (16, u32::from(is_leaf(store.word(at + 8) as u32))),
+        PATH => (16, u32::from(is_leaf(store.half(at + PATH_NEXT)))),
         SPARSE => {
             let runs = sparse_runs(store.word(at));
             (SPARSE_ENTRIES + runs * 4, count(SPARSE_ENTRIES, runs))
@@ -118,12 +115,12 @@ pub(super) fn entry_offset(store: &impl Store, entry: u32, slot: u32) -> u32 {
     let slot = u64::from(slot);
     let from_node = match kind(entry) {
         SPARSE => {
-            let reached = ((slot * LANES | LANES_TOP) - store.word(at)) & LANES_TOP;
+            let reached = (((slot * LANES) | LANES_TOP) - store.word(at)) & LANES_TOP;
             SPARSE_ENTRIES + u64::from(reached.count_ones()) * 4
         }
         BITMAP => {
-            let before = (0..slot / 64).map(|word| store.word(at + 8 + word * 8).count_ones());
-            let within = store.word(at + 8 + slot / 64 * 8) << (63 - slot % 64);
+            let before = (0..slot / 64).map(|word| store.word(at + word * 8).count_ones());
+            let within = store.word(at + slot / 64 * 8) << (63 - slot % 64);
             BITMAP_ENTRIES + u64::from(before.sum::<u32>() + within.count_ones()) * 4
         }
         _ => DIRECT_ENTRIES + slot * 4,
@@ -131,15 +128,14 @@ pub(super) fn entry_offset(store: &impl Store, entry: u32, slot: u32) -> u32 {
     (at + from_node) as u32
 }
 
+/// Where a path node leads to.
+pub(super) fn next(store: &impl Store, path: u32) -> u32 {
+    store.half(u64::from(offset(path)) + PATH_NEXT)
+}
+
 /// The default of a node.
 pub(super) fn default(store: &impl Store, entry: u32) -> u32 {
-    let at = u64::from(offset(entry));
-    match kind(entry) {
-        PATH => (store.word(at + 8) >> 32) as u32,
-        SPARSE => store.half(at + SPARSE_DEFAULT),
-        BITMAP => (store.word(at) >> 32) as u32,
-        _ => store.half(at),
-    }
+    store.half(u64::from(offset(entry)) + default_offset(kind(entry)))
 }
 
 /// The contents of a node with another default.
@@ -155,15 +151,17 @@ pub(super) fn with_default(
         .iter()
         .map(|cell| cell.load(Ordering::Relaxed))
         .collect();
-    let low = |word: u64| u64::from(word as u32) | u64::from(default) << 32;
-    let at = u64::from(offset);
-    match kind(entry) {
-        PATH => contents[2..4].copy_from_slice(&split(low(store.word(at + 8)))),
-        SPARSE => contents[SPARSE_DEFAULT as usize / 4] = default,
-        BITMAP => contents[..2].copy_from_slice(&split(low(store.word(at)))),
-        _ => contents[0] = default,
-    }
+    contents[default_offset(kind(entry)) as usize / 4] = default;
     contents
+}
+
+fn default_offset(kind: u32) -> u64 {
+    match kind {
+        PATH => PATH_DEFAULT,
+        SPARSE => SPARSE_DEFAULT,
+        BITMAP => BITMAP_DEFAULT,
+        _ => 0,
+    }
 }
 
 fn sparse(entries: &[u32], default: u32) -> Vec<u32> {
@@ -187,14 +185,15 @@ fn bitmap(entries: &[u32], default: u32, runs: usize) -> Vec<u32> {
         bits[slot / 64] |= 1 << (slot % 64);
         contents.push(entries[slot]);
     }
-    let mut counts = u64::from(default) << 32;
+    let mut counts = 0;
     let mut before = 0;
     for (word, bits) in bits.iter().enumerate() {
-        counts |= u64::from(before) << (8 * word);
+        counts |= before << (8 * word);
         before += bits.count_ones();
-        contents[2 + 2 * word..4 + 2 * word].copy_from_slice(&split(*bits));
+        contents[2 * word..2 * word + 2].copy_from_slice(&split(*bits));
     }
-    contents[..2].copy_from_slice(&split(counts));
+    contents[BITMAP_COUNTS as usize / 4] = counts;
+    contents[BITMAP_DEFAULT as usize / 4] = default;
     contents
 }
 
@@ -217,7 +216,7 @@ fn sparse_runs(bounds: u64) -> u64 {
 
 fn bitmap_runs(store: &impl Store, at: u64) -> u64 {
     let later: u32 = (0..4)
-        .map(|word| store.word(at + 8 + word * 8).count_ones())
+        .map(|word| store.word(at + word * 8).count_ones())
         .sum();
     1 + u64::from(later)
 }

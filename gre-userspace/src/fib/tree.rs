@@ -7,7 +7,7 @@
 use std::sync::atomic::Ordering;
 
 use gre_common::fib::Store;
-use gre_common::fib::layout::{PATH, PATH_BITS, WIDE, kind, node, offset};
+use gre_common::fib::layout::{PATH, PATH_BITS, WIDE, is_leaf, kind, node, offset};
 
 use super::FibError;
 use super::grace::GracePeriod;
@@ -37,6 +37,8 @@ pub(super) struct Draft<'a, M, G> {
     routes: &'a Routes,
     /// Whether the root splits on 16 bits.
     wide: bool,
+    /// Whether all edits remove routes.
+    removes: bool,
     size: Size,
     made: Vec<Block>,
     replaced: Vec<Block>,
@@ -108,6 +110,7 @@ impl<'a, M: Memory, G: GracePeriod> Draft<'a, M, G> {
             heap,
             routes,
             wide,
+            removes: false,
             size,
             made: Vec::new(),
             replaced: Vec::new(),
@@ -119,6 +122,7 @@ impl<'a, M: Memory, G: GracePeriod> Draft<'a, M, G> {
     ///
     /// On failure nothing is taken from the heap.
     pub(super) fn edit(mut self, root: u32, edits: &[Edit]) -> Result<Drafted, FibError> {
+        self.removes = edits.iter().all(|edit| edit.next_hop == 0);
         match self.edit_root(root, edits) {
             Ok(root) => Ok(Drafted {
                 root,
@@ -277,8 +281,8 @@ impl<'a, M: Memory, G: GracePeriod> Draft<'a, M, G> {
             self.close(old);
             self.write_or(tree, value)?
         };
-        self.size.leaves += u64::from(node::is_leaf(entry));
-        self.size.leaves -= u64::from(node::is_leaf(old));
+        self.size.leaves += u64::from(is_leaf(entry));
+        self.size.leaves -= u64::from(is_leaf(old));
         self.store = Some(EntryStore { offset, entry });
         Ok(())
     }
@@ -345,7 +349,7 @@ impl<'a, M: Memory, G: GracePeriod> Draft<'a, M, G> {
             Tree::Path { bits, length, next } => {
                 let slot = (bits >> 120) as u32;
                 match length {
-                    ..=8 if node::is_leaf(next) => Vec::new(),
+                    ..=8 if is_leaf(next) => Vec::new(),
                     ..=8 => vec![(slot, Child::Kept(next))],
                     _ => {
                         let tree = Tree::Path {
@@ -521,12 +525,11 @@ impl<'a, M: Memory, G: GracePeriod> Draft<'a, M, G> {
             return Tree::Node(entry);
         }
         let view = self.heap.view();
-        let at = u64::from(offset(entry));
-        let path = view.word(at);
+        let path = view.word(u64::from(offset(entry)));
         let rest = (path & 63) as u32;
         let first = u128::from(path >> 8 << rest) << 64;
         let first_length = (64 - rest) as u8;
-        let next = view.word(at + 8) as u32;
+        let next = node::next(&view, entry);
         if node::is_node(next)
             && let Tree::Path { bits, length, next } = self.open(next)
         {
@@ -554,7 +557,7 @@ impl<'a, M: Memory, G: GracePeriod> Draft<'a, M, G> {
     /// Frees the paths that [`Self::open`] made one of.
     fn close(&mut self, entry: u32) {
         if node::is_node(entry) && kind(entry) == PATH {
-            let next = self.heap.view().word(u64::from(offset(entry)) + 8) as u32;
+            let next = node::next(&self.heap.view(), entry);
             self.free(entry);
             self.close(next);
         }
@@ -565,7 +568,7 @@ impl<'a, M: Memory, G: GracePeriod> Draft<'a, M, G> {
             return;
         }
         if kind(entry) == PATH {
-            let next = self.heap.view().word(u64::from(offset(entry)) + 8) as u32;
+            let next = node::next(&self.heap.view(), entry);
             self.free_all(next);
         } else {
             for (_, child) in node::children(&self.heap.view(), entry) {
@@ -584,7 +587,9 @@ impl<'a, M: Memory, G: GracePeriod> Draft<'a, M, G> {
     }
 
     fn place(&mut self, kind: u32, contents: &[u32]) -> Result<u32, FibError> {
-        let block = self.heap.allocate(contents.len() as u32 * 4)?;
+        let block = self
+            .heap
+            .allocate(contents.len() as u32 * 4, self.removes)?;
         fill(self.heap.cells(), block.offset, contents);
         self.made.push(block);
         let entry = node(kind, block.offset);
