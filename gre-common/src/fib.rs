@@ -2,12 +2,14 @@
 //!
 //! The pipeline calls [`look_up`] in the kernel, on the host and in `explain`; the builder in
 //! `gre-userspace::fib` writes what is described in [`layout`]. Holds: a look-up takes at most
-//! [`Address::STEPS`] steps, never panics, and reads memory only through [`Store`].
+//! [`Octets::STEPS`] steps, never panics, and reads memory only through [`Store`].
 
 use layout::{
     BITMAP, BITMAP_COUNTS, BITMAP_DEFAULT, BITMAP_ENTRIES, DIRECT, DIRECT_ENTRIES, LANES,
     LANES_TOP, NODE, PATH, PATH_DEFAULT, PATH_NEXT, SPARSE, SPARSE_DEFAULT, SPARSE_ENTRIES, WIDE,
 };
+
+use crate::next_hop::NextHop;
 
 /// Memory that holds compiled tables: a power of two of bytes, at most 512 MiB (the verifier
 /// bounds a variable offset into a map value by 2²⁹).
@@ -29,8 +31,8 @@ pub trait Store {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Root(pub u32);
 
-/// An address that can be looked up: `[u8; 4]` or `[u8; 16]`, network byte order.
-pub trait Address: Copy {
+/// What can be looked up: the bytes of an IPv4 or IPv6 address, in transmission order.
+pub trait Octets: Copy {
     /// What remains of the address while it is consumed from its first bit on.
     type Key: Key;
 
@@ -50,7 +52,7 @@ pub trait Key: Copy {
     fn advance(self, bits: u64) -> Self;
 }
 
-impl Address for [u8; 4] {
+impl Octets for [u8; 4] {
     type Key = u64;
     const STEPS: u32 = 4;
 
@@ -72,7 +74,7 @@ impl Key for u64 {
     }
 }
 
-impl Address for [u8; 16] {
+impl Octets for [u8; 16] {
     type Key = (u64, u64);
     const STEPS: u32 = 16;
 
@@ -102,12 +104,12 @@ impl Key for (u64, u64) {
     }
 }
 
-/// The next hop of the longest prefix that covers `address`, or 0 without a route.
+/// The next hop of the longest prefix that covers `address`, or [`NextHop::NONE`].
 ///
 /// `root` and all that hangs from it must come from the builder; a torn or foreign table gives a
 /// wrong answer, but no fault and no endless loop.
 #[inline(always)]
-pub fn look_up<S: Store, A: Address>(store: &S, root: Root, address: A) -> u32 {
+pub fn look_up<S: Store, A: Octets>(store: &S, root: Root, address: A) -> NextHop {
     let mut key = address.key();
     let mut entry = root.0;
     // What holds unless something longer is found further down.
@@ -153,10 +155,10 @@ pub fn look_up<S: Store, A: Address>(store: &S, root: Root, address: A) -> u32 {
                 entry = store.half(node + DIRECT_ENTRIES + (top >> 48) * 4);
                 consumed = 16;
             }
-            _ => return 0,
+            _ => return NextHop::NONE,
         }
         if layout::is_leaf(entry) {
-            return entry;
+            return NextHop(entry);
         }
         // Read only now: in wide nodes it takes another cache line.
         let default = store.half(default);
@@ -165,7 +167,7 @@ pub fn look_up<S: Store, A: Address>(store: &S, root: Root, address: A) -> u32 {
         }
         key = key.advance(consumed);
     }
-    if layout::is_leaf(entry) { entry } else { best }
+    NextHop(if layout::is_leaf(entry) { entry } else { best })
 }
 
 /// The form of a compiled table in memory.

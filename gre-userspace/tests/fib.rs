@@ -8,6 +8,8 @@ use std::sync::{Arc, RwLock};
 use std::thread;
 
 use gre_common::fib::{Root, look_up};
+use gre_common::id::NetworkId;
+use gre_common::next_hop::NextHop;
 use gre_userspace::fib::{Change, Family, Fib, FibError, GracePeriod, Usage, View, plain};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use proptest::prelude::*;
@@ -24,6 +26,8 @@ impl GracePeriod for NoReaders {
     }
 }
 
+const NETWORK: NetworkId = NetworkId(7);
+
 type PlainFib = Fib<Arc<[AtomicU32]>, NoReaders>;
 
 fn fib(bytes: usize) -> PlainFib {
@@ -32,7 +36,7 @@ fn fib(bytes: usize) -> PlainFib {
 
 /// The plain meaning of a routing table.
 #[derive(Clone, Default)]
-struct Model(BTreeMap<IpNet, u32>);
+struct Model(BTreeMap<IpNet, NextHop>);
 
 impl Model {
     fn apply(&mut self, changes: &[Change]) {
@@ -44,17 +48,17 @@ impl Model {
         }
     }
 
-    fn look_up(&self, address: IpAddr) -> Option<u32> {
+    fn look_up(&self, address: IpAddr) -> NextHop {
         self.0
             .iter()
             .filter(|(prefix, _)| prefix.contains(&address))
             .max_by_key(|(prefix, _)| prefix.prefix_len())
-            .map(|(_, next_hop)| *next_hop)
+            .map_or(NextHop::NONE, |(_, next_hop)| *next_hop)
     }
 
     /// The answer for all addresses of a family: sorted first addresses of stretches, each with
     /// what a scan of all routes says of it.
-    fn stretches(&self, family: Family) -> Vec<(u128, Option<u32>)> {
+    fn stretches(&self, family: Family) -> Vec<(u128, NextHop)> {
         let mut firsts: Vec<IpAddr> = self.0.keys().copied().flat_map(edges).collect();
         firsts.push(match family {
             Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
@@ -69,15 +73,16 @@ impl Model {
     }
 
     /// The same as a scan, for tables that change and are too large for it.
-    fn probe(&self, address: IpAddr) -> Option<u32> {
+    fn probe(&self, address: IpAddr) -> NextHop {
         let length = if address.is_ipv4() { 32 } else { 128 };
-        (0..=length).rev().find_map(|length| {
+        let found = (0..=length).rev().find_map(|length| {
             let prefix = IpNet::new(address, length).expect("a valid length");
             self.0.get(&prefix.trunc()).copied()
-        })
+        });
+        found.unwrap_or(NextHop::NONE)
     }
 
-    fn routes(&self) -> Vec<(IpNet, u32)> {
+    fn routes(&self) -> Vec<(IpNet, NextHop)> {
         self.0.iter().map(|(prefix, hop)| (*prefix, *hop)).collect()
     }
 }
@@ -124,6 +129,10 @@ fn within(random: &mut StdRng, prefix: IpNet) -> IpAddr {
     }
 }
 
+fn hop(random: &mut StdRng, range: std::ops::Range<u32>) -> NextHop {
+    NextHop(random.random_range(range))
+}
+
 /// A prefix near others, so that tables get dense and deep.
 fn near(random: &mut StdRng, family: Family) -> IpNet {
     let net: IpNet = match family {
@@ -146,8 +155,10 @@ fn near(random: &mut StdRng, family: Family) -> IpNet {
 /// A fresh build takes the same nodes as whatever way led to the same routes.
 fn assert_canonical(fib: &PlainFib, model: &Model) {
     let mut fresh = self::fib(fib.size_bytes() as usize);
-    fresh.replace(7, model.routes(), |_, _| {}).expect("room");
-    assert_eq!(fib.usage(7), fresh.usage(7));
+    fresh
+        .replace(NETWORK, model.routes(), |_, _| {})
+        .expect("room");
+    assert_eq!(fib.usage(NETWORK), fresh.usage(NETWORK));
 }
 
 /// Prefixes that meet often: most bytes from a small set, many lengths at the edges of nodes.
@@ -173,7 +184,7 @@ fn prefix() -> impl Strategy<Value = IpNet> {
 
 fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
-        3 => (prefix(), 1..6u32).prop_map(|(prefix, next_hop)| Change::Set(prefix, next_hop)),
+        3 => (prefix(), 1..6u32).prop_map(|(prefix, hop)| Change::Set(prefix, NextHop(hop))),
         1 => prefix().prop_map(Change::Remove),
     ]
 }
@@ -195,16 +206,16 @@ proptest! {
             batches.push(gone.collect());
         }
         for batch in &batches {
-            fib.update(7, batch, |_, _| {}).unwrap();
+            fib.update(NETWORK, batch, |_, _| {}).unwrap();
             model.apply(batch);
             for address in named.iter().copied().flat_map(edges) {
-                prop_assert_eq!(fib.look_up(7, address), model.look_up(address), "{}", address);
+                prop_assert_eq!(fib.look_up(NETWORK, address), model.look_up(address), "{}", address);
             }
-            prop_assert_eq!(fib.usage(7).routes, model.0.len() as u64);
+            prop_assert_eq!(fib.usage(NETWORK).routes, model.0.len() as u64);
         }
         assert_canonical(&fib, &model);
-        fib.remove(7, |_, _| {}).unwrap();
-        prop_assert_eq!(fib.usage(7), Usage::default());
+        fib.remove(NETWORK, |_, _| {}).unwrap();
+        prop_assert_eq!(fib.usage(NETWORK), Usage::default());
     }
 }
 
@@ -221,11 +232,11 @@ fn a_million_look_ups_agree_with_the_model() {
                 let removed = model.0.keys().nth(present).copied();
                 changes.push(match removed {
                     Some(prefix) if random.random_range(0..4) == 0 => Change::Remove(prefix),
-                    _ => Change::Set(near(&mut random, family), random.random_range(1..50)),
+                    _ => Change::Set(near(&mut random, family), hop(&mut random, 1..50)),
                 });
             }
             model.apply(&changes);
-            fib.update(7, &changes, |_, _| {}).unwrap();
+            fib.update(NETWORK, &changes, |_, _| {}).unwrap();
         }
         assert!(model.0.len() > 100, "{}", model.0.len());
         assert_canonical(&fib, &model);
@@ -236,21 +247,29 @@ fn a_million_look_ups_agree_with_the_model() {
             let address = within(&mut random, prefix);
             let next = stretches.partition_point(|(first, _)| *first <= bits(address));
             let (_, expected) = stretches[next - 1];
-            assert_eq!(fib.look_up(7, address), expected, "{address}");
+            assert_eq!(fib.look_up(NETWORK, address), expected, "{address}");
         }
         for address in prefixes.into_iter().flat_map(edges) {
-            assert_eq!(fib.look_up(7, address), model.look_up(address), "{address}");
+            assert_eq!(
+                fib.look_up(NETWORK, address),
+                model.look_up(address),
+                "{address}"
+            );
         }
     }
 }
 
 /// Applies changes to both, and compares them around what has changed.
 fn step(fib: &mut PlainFib, model: &mut Model, random: &mut StdRng, changes: &[Change]) {
-    fib.update(7, changes, |_, _| {}).unwrap();
+    fib.update(NETWORK, changes, |_, _| {}).unwrap();
     model.apply(changes);
     for prefix in changes.iter().map(prefix_of) {
         for address in edges(prefix).into_iter().chain([within(random, prefix)]) {
-            assert_eq!(fib.look_up(7, address), model.probe(address), "{address}");
+            assert_eq!(
+                fib.look_up(NETWORK, address),
+                model.probe(address),
+                "{address}"
+            );
         }
     }
 }
@@ -262,11 +281,11 @@ fn tables_that_cross_the_width_of_the_root_stay_right() {
         let mut fib = fib(1 << 24);
         let mut model = Model::default();
         let routes: Vec<Change> = (0..16_300)
-            .map(|_| Change::Set(near(&mut random, family), random.random_range(1..99)))
+            .map(|_| Change::Set(near(&mut random, family), hop(&mut random, 1..99)))
             .collect();
         step(&mut fib, &mut model, &mut random, &routes);
         while model.0.len() < 16_500 {
-            let change = Change::Set(near(&mut random, family), random.random_range(1..99));
+            let change = Change::Set(near(&mut random, family), hop(&mut random, 1..99));
             step(&mut fib, &mut model, &mut random, &[change]);
         }
         for _ in 0..1000 {
@@ -278,7 +297,7 @@ fn tables_that_cross_the_width_of_the_root_stay_right() {
                     Some((present, _)) if random.random_range(0..3) == 0 => {
                         Change::Remove(*present)
                     }
-                    _ => Change::Set(prefix, random.random_range(1..99)),
+                    _ => Change::Set(prefix, hop(&mut random, 1..99)),
                 });
             }
             step(&mut fib, &mut model, &mut random, &changes);
@@ -302,17 +321,18 @@ fn networks_with_the_same_prefixes_never_mix() {
     let mut fib = fib(1 << 22);
     let mut random = StdRng::seed_from_u64(3);
     let prefixes: Vec<IpNet> = (0..40).map(|_| near(&mut random, Family::V4)).collect();
-    let set = |hop| prefixes.iter().map(move |prefix| Change::Set(*prefix, hop));
+    let set = |hop| move |prefix: &IpNet| Change::Set(*prefix, NextHop(hop));
     for network in 0..500 {
-        let routes: Vec<Change> = set(network + 1).collect();
-        fib.update(network, &routes, |_, _| {}).unwrap();
+        let routes: Vec<Change> = prefixes.iter().map(set(network + 1)).collect();
+        fib.update(NetworkId(network), &routes, |_, _| {}).unwrap();
     }
     let removed: Vec<Change> = prefixes.iter().copied().map(Change::Remove).collect();
-    fib.update(250, &removed, |_, _| {}).unwrap();
+    fib.update(NetworkId(250), &removed, |_, _| {}).unwrap();
     for network in 0..500 {
-        let expected = (network != 250).then_some(network + 1);
+        let expected = if network == 250 { 0 } else { network + 1 };
         for prefix in &prefixes {
-            assert_eq!(fib.look_up(network, prefix.network()), expected);
+            let found = fib.look_up(NetworkId(network), prefix.network());
+            assert_eq!(found, NextHop(expected));
         }
     }
 }
@@ -327,13 +347,13 @@ fn a_full_store_refuses_and_keeps_what_runs() {
         for _ in 0..50 {
             let address = random.random::<u32>().into();
             let net = Ipv4Net::new(address, random.random_range(16..=32)).unwrap();
-            batch.push(Change::Set(net.into(), random.random_range(1..1000)));
+            batch.push(Change::Set(net.into(), hop(&mut random, 1..1000)));
         }
-        let usage = fib.usage(7);
-        match fib.update(7, &batch, |_, _| {}) {
+        let usage = fib.usage(NETWORK);
+        match fib.update(NETWORK, &batch, |_, _| {}) {
             Ok(_) => model.apply(&batch),
             Err(error) => {
-                assert_eq!(fib.usage(7), usage);
+                assert_eq!(fib.usage(NETWORK), usage);
                 break (batch, error);
             }
         }
@@ -346,11 +366,11 @@ fn a_full_store_refuses_and_keeps_what_runs() {
     );
     assert!(model.0.len() > 10_000, "{}", model.0.len());
     for address in model.0.keys().copied().flat_map(edges) {
-        assert_eq!(fib.look_up(7, address), model.probe(address));
+        assert_eq!(fib.look_up(NETWORK, address), model.probe(address));
     }
     let gone: Vec<Change> = model.0.keys().copied().map(Change::Remove).collect();
     for removals in gone[..3000].chunks(10) {
-        fib.update(7, removals, |_, _| {})
+        fib.update(NETWORK, removals, |_, _| {})
             .expect("removing needs little room");
         model.apply(removals);
     }
@@ -362,14 +382,14 @@ fn replacing_for_ever_leaks_nothing() {
     let mut fib = fib(1 << 20);
     let mut random = StdRng::seed_from_u64(5);
     for _ in 0..200 {
-        let routes: Vec<(IpNet, u32)> = (0..2000)
-            .map(|_| (near(&mut random, Family::V6), random.random_range(1..9)))
+        let routes: Vec<(IpNet, NextHop)> = (0..2000)
+            .map(|_| (near(&mut random, Family::V6), hop(&mut random, 1..9)))
             .collect();
-        fib.replace(7, routes, |_, _| {})
+        fib.replace(NETWORK, routes, |_, _| {})
             .expect("room for two tables");
     }
-    fib.remove(7, |_, _| {}).unwrap();
-    assert_eq!(fib.usage(7), Usage::default());
+    fib.remove(NETWORK, |_, _| {}).unwrap();
+    assert_eq!(fib.usage(NETWORK), Usage::default());
 }
 
 #[test]
@@ -377,23 +397,25 @@ fn a_next_hop_out_of_range_is_refused_with_its_route() {
     let mut fib = fib(1 << 16);
     let prefix: IpNet = "10.0.0.0/8".parse().unwrap();
     for next_hop in [0, 1 << 31, u32::MAX] {
-        let changes = [Change::Set(prefix, next_hop)];
-        let error = fib.update(7, &changes, |_, _| {}).unwrap_err();
+        let changes = [Change::Set(prefix, NextHop(next_hop))];
+        let error = fib.update(NETWORK, &changes, |_, _| {}).unwrap_err();
         assert!(error.to_string().contains("10.0.0.0/8"), "{error}");
     }
-    assert_eq!(fib.usage(7), Usage::default());
+    assert_eq!(fib.usage(NETWORK), Usage::default());
 }
 
 #[test]
 fn a_change_that_makes_no_difference_publishes_nothing() {
     let mut fib = fib(1 << 16);
-    let change = [Change::Set("10.0.0.0/8".parse().unwrap(), 5)];
+    let change = [Change::Set("10.0.0.0/8".parse().unwrap(), NextHop(5))];
     let mut published = 0;
-    let count = fib.update(7, &change, |_, _| published += 1).unwrap();
+    let count = fib.update(NETWORK, &change, |_, _| published += 1).unwrap();
     assert_eq!((count, published), (1, 1));
     let absent = Change::Remove("10.0.0.0/9".parse().unwrap());
     for change in [change[0], absent] {
-        let count = fib.update(7, &[change], |_, _| published += 1).unwrap();
+        let count = fib
+            .update(NETWORK, &[change], |_, _| published += 1)
+            .unwrap();
         assert_eq!((count, published), (0, 1));
     }
 }
@@ -408,8 +430,8 @@ impl GracePeriod for LockGrace {
     }
 }
 
-const DEFAULT: u32 = 1000;
-const WHOLE: u32 = 2000;
+const DEFAULT: NextHop = NextHop(1000);
+const WHOLE: NextHop = NextHop(2000);
 
 /// What the writer of the concurrency test changes: next hop n + 1 is candidate n, and the whole
 /// is swapped for its eighths (next hops from `WHOLE` + 1 on) and back, at once.
@@ -432,13 +454,13 @@ impl Contended {
     }
 
     fn swap(&self, to_whole: bool) -> Vec<Change> {
-        let eighths = self.whole.subnets(19).unwrap().zip(WHOLE + 1..);
+        let eighths = self.whole.subnets(19).unwrap().zip(WHOLE.0 + 1..);
         if to_whole {
             let gone = eighths.map(|(net, _)| Change::Remove(net.into()));
             gone.chain([Change::Set(self.whole.into(), WHOLE)])
                 .collect()
         } else {
-            let set = eighths.map(|(net, hop)| Change::Set(net.into(), hop));
+            let set = eighths.map(|(net, hop)| Change::Set(net.into(), NextHop(hop)));
             set.chain([Change::Remove(self.whole.into())]).collect()
         }
     }
@@ -447,25 +469,26 @@ impl Contended {
         let index = random.random_range(0..self.candidates.len());
         let net = self.candidates[index].into();
         if random.random() {
-            vec![Change::Set(net, index as u32 + 1)]
+            vec![Change::Set(net, NextHop(index as u32 + 1))]
         } else {
             vec![Change::Remove(net)]
         }
     }
 
-    fn check_candidate(&self, address: Ipv4Addr, answer: u32) {
-        let covers = |index: usize| self.candidates[index].contains(&address);
+    fn check_candidate(&self, address: Ipv4Addr, answer: NextHop) {
+        let index = (answer.0 as usize).wrapping_sub(1);
+        let candidate = self.candidates.get(index);
         assert!(
-            answer == DEFAULT || (1..=300).contains(&answer) && covers(answer as usize - 1),
-            "{address}: {answer}"
+            answer == DEFAULT || candidate.is_some_and(|net| net.contains(&address)),
+            "{address}: {answer:?}"
         );
     }
 
-    fn check_swapped(&self, address: Ipv4Addr, answer: u32) {
-        let eighth = WHOLE + 1 + u32::from(address.octets()[2] >> 5);
+    fn check_swapped(&self, address: Ipv4Addr, answer: NextHop) {
+        let eighth = WHOLE.0 + 1 + u32::from(address.octets()[2] >> 5);
         assert!(
-            answer == WHOLE || answer == eighth,
-            "{address}: {answer} is neither the whole nor its eighth"
+            answer == WHOLE || answer.0 == eighth,
+            "{address}: {answer:?} is neither the whole nor its eighth"
         );
     }
 }
@@ -483,7 +506,7 @@ fn readers_see_only_tables_that_were_in_force() {
         Change::Set("0.0.0.0/0".parse().unwrap(), DEFAULT),
         Change::Set(contended.whole.into(), WHOLE),
     ];
-    fib.update(7, &first, publish).unwrap();
+    fib.update(NETWORK, &first, publish).unwrap();
     let done = AtomicBool::new(false);
     let looked_up = AtomicU64::new(0);
     let read = || {
@@ -517,7 +540,7 @@ fn readers_see_only_tables_that_were_in_force() {
             } else {
                 contended.toggle(&mut random)
             };
-            fib.update(7, &changes, publish).unwrap();
+            fib.update(NETWORK, &changes, publish).unwrap();
             if reader.is_finished() {
                 break;
             }

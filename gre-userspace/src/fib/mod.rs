@@ -15,7 +15,9 @@ use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 
-use gre_common::fib::{self, Root};
+use gre_common::fib::{self, Root, layout};
+use gre_common::id::NetworkId;
+use gre_common::next_hop::NextHop;
 use ipnet::IpNet;
 
 pub use grace::{GracePeriod, KernelGracePeriod};
@@ -33,14 +35,14 @@ const WIDE_UNTIL: usize = 4 * 1024;
 /// The compiled tables of all networks, in one store.
 pub struct Fib<M, G> {
     heap: Heap<M, G>,
-    networks: HashMap<u32, Network>,
+    networks: HashMap<NetworkId, Network>,
 }
 
 /// One change of a network's routes. Host bits of the prefix are ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Adds the route or changes its next hop, 1 to 2³¹ − 1.
-    Set(IpNet, u32),
+    /// Adds the route or changes its next hop.
+    Set(IpNet, NextHop),
     /// Removes the route, if there is one.
     Remove(IpNet),
 }
@@ -90,12 +92,12 @@ pub enum FibError {
         bytes: u64,
     },
     /// A next hop that does not fit an entry.
-    #[error("the next hop {next_hop} of route {prefix} is not in the range 1 to 2147483647")]
+    #[error("the next hop {:#x} of route {prefix} is not one: zero, or bit 31 is set", next_hop.0)]
     NextHop {
         /// The route.
         prefix: IpNet,
         /// Its next hop.
-        next_hop: u32,
+        next_hop: NextHop,
     },
     /// The kernel does not let us wait for packets under way.
     #[error(
@@ -152,7 +154,7 @@ impl<M: Memory, G: GracePeriod> Fib<M, G> {
     /// store it at once, aligned, with release ordering. On failure nothing has changed.
     pub fn update(
         &mut self,
-        network: u32,
+        network: NetworkId,
         changes: &[Change],
         publish: impl FnMut(Family, Root),
     ) -> Result<usize, FibError> {
@@ -167,8 +169,8 @@ impl<M: Memory, G: GracePeriod> Fib<M, G> {
     /// tables anew; returns their number. Otherwise as [`Self::update`].
     pub fn replace(
         &mut self,
-        network: u32,
-        routes: impl IntoIterator<Item = (IpNet, u32)>,
+        network: NetworkId,
+        routes: impl IntoIterator<Item = (IpNet, NextHop)>,
         publish: impl FnMut(Family, Root),
     ) -> Result<usize, FibError> {
         let changes: Vec<Change> = routes
@@ -185,7 +187,7 @@ impl<M: Memory, G: GracePeriod> Fib<M, G> {
     /// Removes all routes of a network.
     pub fn remove(
         &mut self,
-        network: u32,
+        network: NetworkId,
         publish: impl FnMut(Family, Root),
     ) -> Result<(), FibError> {
         self.replace(network, [], publish)?;
@@ -194,18 +196,20 @@ impl<M: Memory, G: GracePeriod> Fib<M, G> {
     }
 
     /// The next hop of the longest prefix that covers `address`, from the compiled table.
-    pub fn look_up(&self, network: u32, address: IpAddr) -> Option<u32> {
-        let network = self.networks.get(&network)?;
+    pub fn look_up(&self, network: NetworkId, address: IpAddr) -> NextHop {
         let view = self.heap.view();
-        let next_hop = match address {
-            IpAddr::V4(address) => fib::look_up(&view, Root(network.v4.root), address.octets()),
-            IpAddr::V6(address) => fib::look_up(&view, Root(network.v6.root), address.octets()),
-        };
-        (next_hop != 0).then_some(next_hop)
+        match address {
+            IpAddr::V4(address) => {
+                fib::look_up(&view, self.root(network, Family::V4), address.octets())
+            }
+            IpAddr::V6(address) => {
+                fib::look_up(&view, self.root(network, Family::V6), address.octets())
+            }
+        }
     }
 
     /// The root in force.
-    pub fn root(&self, network: u32, family: Family) -> Root {
+    pub fn root(&self, network: NetworkId, family: Family) -> Root {
         let root = self
             .networks
             .get(&network)
@@ -217,7 +221,7 @@ impl<M: Memory, G: GracePeriod> Fib<M, G> {
     }
 
     /// What a network takes from the store.
-    pub fn usage(&self, network: u32) -> Usage {
+    pub fn usage(&self, network: NetworkId) -> Usage {
         let Some(Network { v4, v6 }) = self.networks.get(&network) else {
             return Usage::default();
         };
@@ -242,7 +246,7 @@ impl<M: Memory, G: GracePeriod> Fib<M, G> {
     /// Prepares both tables of a network by `prepare`, then puts both in force, or neither.
     fn apply(
         &mut self,
-        network: u32,
+        network: NetworkId,
         mut publish: impl FnMut(Family, Root),
         prepare: impl Fn(&mut Table, &mut Heap<M, G>) -> Result<Option<Pending>, FibError>,
     ) -> Result<usize, FibError> {
@@ -421,7 +425,7 @@ fn edits(changes: &[Change]) -> Result<(Vec<Edit>, Vec<Edit>), FibError> {
     for change in changes {
         let (prefix, next_hop) = match *change {
             Change::Remove(prefix) => (prefix, 0),
-            Change::Set(prefix, next_hop) if (1..1 << 31).contains(&next_hop) => (prefix, next_hop),
+            Change::Set(prefix, next_hop) if layout::is_leaf(next_hop.0) => (prefix, next_hop.0),
             Change::Set(prefix, next_hop) => return Err(FibError::NextHop { prefix, next_hop }),
         };
         let (edits, bits) = match prefix.network() {
