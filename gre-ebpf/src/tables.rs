@@ -169,7 +169,7 @@ fn load(entry: Option<*const u32>) -> Option<u32> {
 #[unsafe(no_mangle)]
 extern "C" fn gregw_look_up_v4(root: u32, address: u32) -> u32 {
     KernelFib::get().map_or(0, |fib| {
-        fib::look_up(&fib, Root(root), address.to_be_bytes())
+        fib::look_up(&fib, Root(root), address.to_be_bytes()).0
     })
 }
 
@@ -178,7 +178,7 @@ extern "C" fn gregw_look_up_v4(root: u32, address: u32) -> u32 {
 #[unsafe(no_mangle)]
 extern "C" fn gregw_look_up_v6(root: u32, high: u64, low: u64) -> u32 {
     let address = (u128::from(high) << 64 | u128::from(low)).to_be_bytes();
-    KernelFib::get().map_or(0, |fib| fib::look_up(&fib, Root(root), address))
+    KernelFib::get().map_or(0, |fib| fib::look_up(&fib, Root(root), address).0)
 }
 
 /// The compiled routing tables.
