@@ -48,6 +48,15 @@ pub struct Options {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run a gateway in the foreground
+    ///
+    /// Reload the file with SIGHUP. SIGTERM ends the daemon and leaves the data plane running: packets go on, and the
+    /// next `run` takes over without losing one. `detach` removes it.
+    Run {
+        /// Configuration file
+        #[arg(short, long, value_name = "FILE")]
+        config: PathBuf,
+    },
     /// Validate a configuration file, without a daemon
     ///
     /// Prints every mistake with its place and what to do about it.

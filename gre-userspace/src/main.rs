@@ -11,6 +11,7 @@ use gre_userspace::api::Resource;
 use gre_userspace::cli::{Cli, Command, Object, Options};
 use gre_userspace::client::Client;
 use gre_userspace::config::{Config, Diagnostics, LoadError, Source};
+use gre_userspace::daemon;
 use gre_userspace::failure::{ExitCode, Failure};
 use gre_userspace::report::{
     Change, Device, DropCounter, Neighbour, Network, Peering, Port, Route, Tunnel,
@@ -24,7 +25,10 @@ use tracing_subscriber::filter::LevelFilter;
 
 fn main() -> process::ExitCode {
     let Cli { options, command } = Cli::parse();
-    log_to_standard_error(LevelFilter::WARN);
+    log_to_standard_error(match command {
+        Command::Run { .. } => LevelFilter::INFO,
+        _ => LevelFilter::WARN,
+    });
     match execute(&options, command) {
         Ok(code) => code,
         Err(failure) => {
@@ -49,6 +53,7 @@ fn log_to_standard_error(level: LevelFilter) {
 
 fn execute(options: &Options, command: Command) -> Result<process::ExitCode, Failure> {
     match command {
+        Command::Run { config } => daemon::run(options.instance.clone(), config)?,
         Command::Check { file } => return check(options, &file),
         Command::Plan { file } => plan(options, &file)?,
         Command::Apply { file } => apply(options, &file)?,
@@ -145,7 +150,12 @@ fn show_all<R: Resource + Row + DeserializeOwned>(
     }
 }
 
+/// By the daemon if one runs, else in its place.
 fn detach(options: &Options) -> Result<(), Failure> {
+    match daemon::detach(&options.instance) {
+        Err(failure) if failure.exit_code == ExitCode::Busy => {}
+        other => return other.map(drop),
+    }
     with_daemon(options, async |client| client.detach().await)
 }
 

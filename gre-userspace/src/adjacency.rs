@@ -1,0 +1,559 @@
+//! Which tunnel goes to which underlay next hop, and what is known of each next hop. Pure: no I/O, the clock comes in.
+//!
+//! The daemon feeds it tunnels, routes, neighbours and devices as they change, and writes out what [`Adjacencies`]
+//! says has changed. Indexed by next hop: a router that changes its layer-2 address costs one entry, however many
+//! tunnels use it. Holds: a tunnel whose remote is unreachable has the adjacency [`UNREACHABLE`], which never resolves.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use gre_common::entry::AdjacencyEntry;
+use gre_common::id::{AdjacencyId, IfIndex, MacAddress, TunnelId};
+use gre_common::limits;
+use ipnet::IpNet;
+
+use crate::id_pool::IdPool;
+use crate::netlink::{Hop, KernelNeighbour};
+
+/// The adjacency of tunnels that no route leads to: its entry stays zero.
+pub const UNREACHABLE: AdjacencyId = AdjacencyId(0);
+
+/// How often the kernel is asked to resolve a next hop that it does not know.
+const RESOLVE_INTERVAL: Duration = Duration::from_secs(1);
+/// Answers that a next hop may owe before the kernel is asked to judge it.
+const MISSED_LIMIT: u32 = 10;
+/// Most next hops probed in one round; the others have their turn in the next ones.
+const ROUND_LIMIT: usize = 200;
+
+/// The two ends of a tunnel; tunnels between the same ends share all that is looked up for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Way {
+    /// Outer source.
+    pub local: IpAddr,
+    /// Outer destination.
+    pub remote: IpAddr,
+}
+
+/// An underlay device that carries the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnderlayDevice {
+    /// Its layer-2 address.
+    pub mac: MacAddress,
+    /// Greatest IP packet, in bytes.
+    pub mtu: u16,
+}
+
+/// The next hops of all tunnels.
+#[derive(Debug)]
+pub struct Adjacencies {
+    ways: BTreeMap<Way, WayState>,
+    tunnels: HashMap<TunnelId, Way>,
+    hops: BTreeMap<Hop, HopState>,
+    by_id: HashMap<AdjacencyId, Hop>,
+    devices: HashMap<IfIndex, UnderlayDevice>,
+    ids: IdPool,
+    changes: Changes,
+    /// Where the next round of probes begins.
+    cursor: Option<Hop>,
+}
+
+/// What has to be written out: entries first, then tunnels, so that no tunnel meets an old entry.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Entries to write, also those of next hops that nobody uses any more (zero).
+    pub entries: BTreeSet<AdjacencyId>,
+    /// Tunnels that have another adjacency now.
+    pub tunnels: BTreeSet<TunnelId>,
+}
+
+/// What is known of a tunnel's way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The adjacency to write into the tunnel's entry.
+    pub id: AdjacencyId,
+    /// The next hop; `None` while no route leads to the remote.
+    pub hop: Option<Hop>,
+    /// Its layer-2 address, if packets can be sent.
+    pub mac: Option<MacAddress>,
+}
+
+/// Something to do about a next hop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Have the kernel resolve it.
+    Resolve(Hop),
+    /// Compare with the kernel's entry, report that by [`Adjacencies::heard`], then ask the next hop whether it still
+    /// is where it was.
+    Confirm(Confirm),
+}
+
+/// A question to a next hop that is thought to be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Confirm {
+    /// Whom to ask.
+    pub hop: Hop,
+    /// An own address that the answer goes to, of the same family.
+    pub source: IpAddr,
+}
+
+#[derive(Debug, Default)]
+struct WayState {
+    tunnels: BTreeSet<TunnelId>,
+    hop: Option<Hop>,
+}
+
+#[derive(Debug)]
+struct HopState {
+    id: AdjacencyId,
+    mac: Option<MacAddress>,
+    ways: BTreeSet<Way>,
+    missed: u32,
+    next_resolve: Instant,
+}
+
+impl Default for Adjacencies {
+    fn default() -> Self {
+        Self {
+            ways: BTreeMap::new(),
+            tunnels: HashMap::new(),
+            hops: BTreeMap::new(),
+            by_id: HashMap::new(),
+            devices: HashMap::new(),
+            ids: IdPool::new(UNREACHABLE.0 + 1, limits::ADJACENCIES as u32),
+            changes: Changes::default(),
+            cursor: None,
+        }
+    }
+}
+
+impl Adjacencies {
+    /// Notes a tunnel, or its new ends. Returns whether nothing is known about these ends, so that the caller has to
+    /// look their route up.
+    pub fn insert_tunnel(&mut self, tunnel: TunnelId, way: Way, now: Instant) -> bool {
+        if self.tunnels.get(&tunnel) == Some(&way) {
+            return false;
+        }
+        self.remove_tunnel(tunnel, now);
+        self.tunnels.insert(tunnel, way);
+        let unknown = !self.ways.contains_key(&way);
+        self.ways.entry(way).or_default().tunnels.insert(tunnel);
+        self.changes.tunnels.insert(tunnel);
+        unknown
+    }
+
+    /// Forgets a tunnel.
+    pub fn remove_tunnel(&mut self, tunnel: TunnelId, now: Instant) {
+        self.changes.tunnels.remove(&tunnel);
+        let Some(way) = self.tunnels.remove(&tunnel) else {
+            return;
+        };
+        let Some(state) = self.ways.get_mut(&way) else {
+            return;
+        };
+        state.tunnels.remove(&tunnel);
+        if state.tunnels.is_empty() {
+            let hop = state.hop;
+            self.ways.remove(&way);
+            self.leave(way, hop, now);
+        }
+    }
+
+    /// Notes where packets between these ends go. Returns the next hop if it is new, so that the caller has to look
+    /// its neighbour entry up.
+    pub fn set_route(&mut self, way: Way, hop: Option<Hop>, now: Instant) -> Option<Hop> {
+        let state = self.ways.get_mut(&way)?;
+        if state.hop == hop {
+            return None;
+        }
+        let old = std::mem::replace(&mut state.hop, hop);
+        self.changes.tunnels.extend(&state.tunnels);
+        let is_new = hop.is_some_and(|hop| self.join(way, hop, now));
+        self.leave(way, old, now);
+        hop.filter(|_| is_new)
+    }
+
+    /// Notes the kernel's neighbour entry. Returns whether a next hop is concerned and was changed by that.
+    pub fn set_neighbour(&mut self, hop: Hop, mac: Option<MacAddress>, now: Instant) -> bool {
+        let Some(state) = self.hops.get_mut(&hop) else {
+            return false;
+        };
+        if state.mac == mac {
+            return false;
+        }
+        state.mac = mac;
+        state.missed = 0;
+        if mac.is_none() {
+            state.next_resolve = now;
+        }
+        self.changes.entries.insert(state.id);
+        true
+    }
+
+    /// Notes an underlay device, or (`None`) that packets cannot be sent there.
+    pub fn set_device(&mut self, index: IfIndex, device: Option<UnderlayDevice>) {
+        let old = match device {
+            Some(device) => self.devices.insert(index, device),
+            None => self.devices.remove(&index),
+        };
+        if old != device {
+            let concerned = self.hops.iter().filter(|(hop, _)| hop.device == index);
+            self.changes
+                .entries
+                .extend(concerned.map(|(_, state)| state.id));
+        }
+    }
+
+    /// The underlay devices that packets can be sent on.
+    pub fn devices(&self) -> Vec<IfIndex> {
+        self.devices.keys().copied().collect()
+    }
+
+    /// The ends of tunnels whose remote lies in `destinations` (`None`: all), which have to be looked up again.
+    pub fn ways_to(&self, destinations: Option<IpNet>) -> Vec<Way> {
+        self.ways
+            .keys()
+            .filter(|way| destinations.is_none_or(|prefix| prefix.contains(&way.remote)))
+            .copied()
+            .collect()
+    }
+
+    /// All tunnels.
+    pub fn tunnels(&self) -> Vec<TunnelId> {
+        self.tunnels.keys().copied().collect()
+    }
+
+    /// The ends of tunnels that have no route, or were never looked up.
+    pub fn ways_without_hop(&self) -> Vec<Way> {
+        let ways = self.ways.iter();
+        ways.filter(|(_, state)| state.hop.is_none())
+            .map(|(way, _)| *way)
+            .collect()
+    }
+
+    /// All next hops.
+    pub fn hops(&self) -> Vec<Hop> {
+        self.hops.keys().copied().collect()
+    }
+
+    /// Whether some tunnel's packets go by this next hop.
+    pub fn contains(&self, hop: Hop) -> bool {
+        self.hops.contains_key(&hop)
+    }
+
+    /// What is known of a tunnel's way.
+    pub fn status(&self, tunnel: TunnelId) -> Status {
+        let hop = self
+            .tunnels
+            .get(&tunnel)
+            .and_then(|way| self.ways.get(way)?.hop);
+        let state = hop.and_then(|hop| self.hops.get(&hop));
+        Status {
+            id: state.map_or(UNREACHABLE, |state| state.id),
+            hop,
+            mac: state
+                .zip(hop)
+                .filter(|(_, hop)| self.devices.contains_key(&hop.device))
+                .and_then(|(state, _)| state.mac),
+        }
+    }
+
+    /// The contents of an adjacency's entry: zero if nobody uses it.
+    pub fn entry(&self, id: AdjacencyId) -> AdjacencyEntry {
+        let known = self.by_id.get(&id).and_then(|hop| {
+            let state = self.hops.get(hop)?;
+            let device = self.devices.get(&hop.device)?;
+            Some(AdjacencyEntry {
+                device: hop.device,
+                destination: state.mac.unwrap_or_default(),
+                source: device.mac,
+                resolved: state.mac.is_some().into(),
+                mtu: device.mtu,
+            })
+        });
+        known.unwrap_or_default()
+    }
+
+    /// What has changed since the last call.
+    pub fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// What to do about next hops in this round.
+    pub fn round(&mut self, now: Instant) -> Vec<Task> {
+        let mut tasks = Vec::new();
+        for hop in self.turns() {
+            let Some(state) = self.hops.get_mut(&hop) else {
+                continue;
+            };
+            let judged = state.mac.is_none() || state.missed >= MISSED_LIMIT;
+            if judged && now >= state.next_resolve {
+                state.next_resolve = now + RESOLVE_INTERVAL;
+                tasks.push(Task::Resolve(hop));
+            }
+            let source = state
+                .ways
+                .iter()
+                .map(|way| way.local)
+                .find(|local| local.is_ipv4() == hop.address.is_ipv4());
+            if let (Some(_), Some(source)) = (state.mac, source) {
+                tasks.push(Task::Confirm(Confirm { hop, source }));
+            }
+        }
+        tasks
+    }
+
+    /// Notes what the kernel knows before a next hop is asked again. `recent` is the time since it was last asked.
+    /// Returns where to send the question: to the known address, or (`None`) to all stations once an answer is missing.
+    /// No question at all for entries that were made by hand, and for hops that nobody uses any more.
+    pub fn heard(
+        &mut self,
+        hop: Hop,
+        neighbour: Option<KernelNeighbour>,
+        recent: Duration,
+        now: Instant,
+    ) -> Option<Option<MacAddress>> {
+        self.set_neighbour(hop, neighbour.and_then(|neighbour| neighbour.mac), now);
+        let state = self.hops.get_mut(&hop)?;
+        let mac = state.mac?;
+        let unconfirmed = neighbour?.unconfirmed?;
+        state.missed = if unconfirmed <= recent {
+            0
+        } else {
+            state.missed.saturating_add(1)
+        };
+        Some((state.missed <= 1).then_some(mac))
+    }
+
+    /// The next hops whose turn it is.
+    fn turns(&mut self) -> Vec<Hop> {
+        use std::ops::Bound::{Excluded, Included, Unbounded};
+        let start = self.cursor.map_or(Unbounded, Excluded);
+        let end = self.cursor.map_or(Excluded(Hop::FIRST), Included);
+        let behind = self.hops.range((start, Unbounded));
+        let before = self.hops.range((Unbounded, end));
+        let turns: Vec<Hop> = behind
+            .chain(before)
+            .map(|(hop, _)| *hop)
+            .take(ROUND_LIMIT)
+            .collect();
+        self.cursor = turns.last().copied();
+        turns
+    }
+
+    /// Returns whether the next hop is new.
+    fn join(&mut self, way: Way, hop: Hop, now: Instant) -> bool {
+        if let Some(state) = self.hops.get_mut(&hop) {
+            state.ways.insert(way);
+            return false;
+        }
+        let Some(id) = self.ids.allocate(now).map(AdjacencyId) else {
+            tracing::warn!(
+                "{} cannot be reached: there are already {} next hops",
+                way.remote,
+                limits::ADJACENCIES
+            );
+            return false;
+        };
+        let state = HopState {
+            id,
+            mac: None,
+            ways: BTreeSet::from([way]),
+            missed: 0,
+            next_resolve: now,
+        };
+        self.hops.insert(hop, state);
+        self.by_id.insert(id, hop);
+        self.changes.entries.insert(id);
+        true
+    }
+
+    fn leave(&mut self, way: Way, hop: Option<Hop>, now: Instant) {
+        let Some(hop) = hop else { return };
+        let Some(state) = self.hops.get_mut(&hop) else {
+            return;
+        };
+        state.ways.remove(&way);
+        if state.ways.is_empty() {
+            let id = state.id;
+            self.hops.remove(&hop);
+            self.by_id.remove(&id);
+            self.changes.entries.insert(id);
+            self.ids.release(id.0, now);
+        }
+    }
+}
+
+impl Hop {
+    const FIRST: Self = Self {
+        device: IfIndex(0),
+        address: IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ETH0: IfIndex = IfIndex(2);
+    const MAC: MacAddress = MacAddress([2, 0, 0, 0, 0, 1]);
+    const ROUTER: MacAddress = MacAddress([2, 0, 0, 0, 0, 0xfe]);
+
+    fn way(last: u8) -> Way {
+        Way {
+            local: IpAddr::from([192, 0, 2, 1]),
+            remote: IpAddr::from([198, 51, 100, last]),
+        }
+    }
+
+    fn router(last: u8) -> Hop {
+        Hop {
+            device: ETH0,
+            address: IpAddr::from([192, 0, 2, last]),
+        }
+    }
+
+    /// `tunnels` tunnels to as many remotes behind one router, everything resolved and written out.
+    fn behind_one_router(tunnels: u8, now: Instant) -> Adjacencies {
+        let mut adjacencies = Adjacencies::default();
+        adjacencies.set_device(
+            ETH0,
+            Some(UnderlayDevice {
+                mac: MAC,
+                mtu: 1500,
+            }),
+        );
+        for last in 0..tunnels {
+            assert!(adjacencies.insert_tunnel(TunnelId(last.into()), way(last), now));
+            adjacencies.set_route(way(last), Some(router(254)), now);
+        }
+        adjacencies.set_neighbour(router(254), Some(ROUTER), now);
+        adjacencies.take_changes();
+        adjacencies
+    }
+
+    #[test]
+    fn a_thousand_tunnels_behind_one_router_cost_one_entry_when_it_changes() {
+        let now = Instant::now();
+        let mut adjacencies = behind_one_router(200, now);
+        let id = adjacencies.status(TunnelId(0)).id;
+        assert_ne!(id, UNREACHABLE);
+
+        let other = MacAddress([2, 0, 0, 0, 0, 0xfd]);
+        assert!(adjacencies.set_neighbour(router(254), Some(other), now));
+        let changes = adjacencies.take_changes();
+        assert_eq!(changes.entries, BTreeSet::from([id]));
+        assert!(changes.tunnels.is_empty());
+        assert_eq!(adjacencies.entry(id).destination, other);
+        assert_eq!(adjacencies.entry(id).source, MAC);
+        assert_eq!(adjacencies.entry(id).resolved, 1);
+    }
+
+    #[test]
+    fn a_changed_route_moves_only_the_tunnels_it_covers() {
+        let now = Instant::now();
+        let mut adjacencies = behind_one_router(4, now);
+        let old = adjacencies.status(TunnelId(0)).id;
+        let moved = adjacencies.ways_to("198.51.100.2/31".parse().ok());
+        assert_eq!(moved, [way(2), way(3)]);
+
+        assert_eq!(
+            adjacencies.set_route(way(2), Some(router(253)), now),
+            Some(router(253))
+        );
+        let new = adjacencies.status(TunnelId(2)).id;
+        assert_ne!(new, old);
+        assert_eq!(adjacencies.entry(new).resolved, 0);
+        let changes = adjacencies.take_changes();
+        assert_eq!(changes.entries, BTreeSet::from([new]));
+        assert_eq!(changes.tunnels, BTreeSet::from([TunnelId(2)]));
+    }
+
+    #[test]
+    fn a_tunnel_without_route_has_an_entry_that_never_resolves() {
+        let now = Instant::now();
+        let mut adjacencies = behind_one_router(1, now);
+        let old = adjacencies.status(TunnelId(0)).id;
+        adjacencies.set_route(way(0), None, now);
+        assert_eq!(adjacencies.status(TunnelId(0)).id, UNREACHABLE);
+        assert_eq!(adjacencies.entry(UNREACHABLE), AdjacencyEntry::default());
+        // Nobody is left behind the router: its entry is cleared.
+        assert_eq!(adjacencies.entry(old), AdjacencyEntry::default());
+        assert!(adjacencies.take_changes().entries.contains(&old));
+        assert!(adjacencies.hops().is_empty());
+    }
+
+    #[test]
+    fn next_hops_on_devices_without_the_program_stay_unresolved() {
+        let now = Instant::now();
+        let mut adjacencies = behind_one_router(1, now);
+        let id = adjacencies.status(TunnelId(0)).id;
+        adjacencies.set_device(ETH0, None);
+        assert_eq!(adjacencies.take_changes().entries, BTreeSet::from([id]));
+        assert_eq!(adjacencies.entry(id).resolved, 0);
+        assert_eq!(adjacencies.status(TunnelId(0)).mac, None);
+    }
+
+    #[test]
+    fn unresolved_next_hops_are_asked_for_once_a_second() {
+        let now = Instant::now();
+        let mut adjacencies = behind_one_router(1, now);
+        adjacencies.set_neighbour(router(254), None, now);
+        let asked = (0..30u32)
+            .map(|round| now + round * Duration::from_millis(100))
+            .flat_map(|now| adjacencies.round(now))
+            .inspect(|task| assert_eq!(*task, Task::Resolve(router(254))))
+            .count();
+        assert_eq!(asked, 3);
+    }
+
+    #[test]
+    fn a_silent_next_hop_is_asked_for_by_broadcast_and_then_judged_by_the_kernel() {
+        let now = Instant::now();
+        let mut adjacencies = behind_one_router(1, now);
+        let round = Duration::from_millis(300);
+        let silent = |since| {
+            Some(KernelNeighbour {
+                hop: router(254),
+                mac: Some(ROUTER),
+                unconfirmed: Some(since),
+            })
+        };
+        let question = adjacencies.heard(router(254), silent(round / 2), round, now);
+        assert_eq!(question, Some(Some(ROUTER)));
+        let question = adjacencies.heard(router(254), silent(round * 2), round, now);
+        assert_eq!(question, Some(Some(ROUTER)));
+        for _ in 0..MISSED_LIMIT {
+            let question = adjacencies.heard(router(254), silent(round * 3), round, now);
+            assert_eq!(question, Some(None));
+        }
+        assert!(adjacencies.round(now).contains(&Task::Resolve(router(254))));
+    }
+
+    #[test]
+    fn every_next_hop_has_its_turn_when_there_are_too_many_for_one_round() {
+        let now = Instant::now();
+        let mut adjacencies = Adjacencies::default();
+        let count = ROUND_LIMIT as u32 * 2 + 7;
+        for number in 0..count {
+            let way = Way {
+                local: IpAddr::from([192, 0, 2, 1]),
+                remote: IpAddr::from([198, 51, (number >> 8) as u8, number as u8]),
+            };
+            adjacencies.insert_tunnel(TunnelId(number), way, now);
+            let hop = Hop {
+                device: ETH0,
+                address: way.remote,
+            };
+            adjacencies.set_route(way, Some(hop), now);
+        }
+        let seen: BTreeSet<Hop> = (0..3)
+            .flat_map(|_| adjacencies.round(now))
+            .map(|task| match task {
+                Task::Resolve(hop) => hop,
+                Task::Confirm(confirm) => confirm.hop,
+            })
+            .collect();
+        assert_eq!(seen.len(), count as usize);
+    }
+}

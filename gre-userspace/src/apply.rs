@@ -1,0 +1,356 @@
+//! Makes the data plane what a plan says, step by step, and keeps it true while machines and next hops change.
+//!
+//! [`Live`] is owned by the daemon. Holds: what [`Live::state`] says is what the maps hold, also after a failure
+//! half-way; a neighbour's or adjacency's entry is written before anything refers to it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::time::Instant;
+
+use gre_common::counters::Owner;
+use gre_common::entry::{AdjacencyEntry, InterfaceEntry, NeighbourEntry, PortEntry, TunnelEntry};
+use gre_common::id::{IfIndex, NeighbourId, NetworkId, PortId, TunnelId};
+use gre_common::next_hop::{NextHop as Packed, Target};
+use ipnet::IpNet;
+
+use crate::adjacency::{Adjacencies, Way};
+use crate::dataplane::{self, DataPlane};
+use crate::error::Result;
+use crate::neighbour::{Action, Neighbours, Question};
+use crate::plan::{Change, Desired, NextHop, Port, Route, Tunnel, diff};
+
+/// What runs.
+pub struct Live {
+    /// The loaded program and its maps.
+    pub plane: DataPlane,
+    /// What they hold, but for machines and next hops.
+    pub state: Desired,
+    /// Underlay next hops.
+    pub adjacencies: Adjacencies,
+    /// Machines on ports.
+    pub neighbours: Neighbours,
+    /// Names of devices, for messages.
+    pub device_names: HashMap<IfIndex, String>,
+    /// Routes to machines that were learnt; one that the plan states for the same prefix hides it.
+    learnt: BTreeMap<(NetworkId, IpNet), NeighbourId>,
+    /// Machines that the plan's routes lead to.
+    references: BTreeMap<(NetworkId, IpNet), NeighbourId>,
+}
+
+impl Live {
+    /// An empty state on a freshly loaded data plane.
+    pub fn new(plane: DataPlane) -> Self {
+        Self {
+            plane,
+            state: Desired::default(),
+            adjacencies: Adjacencies::default(),
+            neighbours: Neighbours::default(),
+            device_names: HashMap::new(),
+            learnt: BTreeMap::new(),
+            references: BTreeMap::new(),
+        }
+    }
+
+    /// Announces the tunnels of a state to come beside those that run, and returns the ways that the caller has to
+    /// look up before [`Live::transition`].
+    pub fn announce(&mut self, desired: &Desired, now: Instant) -> Vec<Way> {
+        let mut unknown = Vec::new();
+        for (id, tunnel) in &desired.tunnels {
+            let way = way(tunnel);
+            if self.adjacencies.insert_tunnel(*id, way, now) {
+                unknown.push(way);
+            }
+        }
+        unknown
+    }
+
+    /// Goes from the running state to `desired`, make before break.
+    ///
+    /// # Errors
+    /// The first step that failed; the steps before it have been taken back.
+    pub fn transition(&mut self, desired: &Desired, now: Instant) -> Result<()> {
+        let before = self.state.clone();
+        let result = self.go(desired, now);
+        if result.is_err()
+            && let Err(error) = self.go(&before, now)
+        {
+            tracing::error!(
+                "taking back what had been changed failed too: {:#}",
+                anyhow::Error::from(error)
+            );
+        }
+        self.forget_unannounced(now);
+        result
+    }
+
+    /// Carries out what the table of machines asks for; returns the questions, which are the caller's to send.
+    pub fn carry_out_neighbour_actions(&mut self) -> Vec<Question> {
+        let mut questions = Vec::new();
+        for action in self.neighbours.take_actions() {
+            match action {
+                Action::Write(id, entry) => self.plane.maps.set_neighbour(id, entry),
+                Action::Clear(id) => {
+                    self.plane.maps.set_neighbour(id, NeighbourEntry::default());
+                }
+                Action::AddRoute(port, address, id) => self.learn(port, address, Some(id)),
+                Action::RemoveRoute(port, address) => self.learn(port, address, None),
+                Action::Ask(question) => questions.push(question),
+            }
+        }
+        questions
+    }
+
+    /// Writes out what has changed about next hops.
+    pub fn write_adjacencies(&mut self) -> Result<()> {
+        let changes = self.adjacencies.take_changes();
+        let (used, unused): (Vec<_>, Vec<_>) = changes
+            .entries
+            .into_iter()
+            .map(|id| (id, self.adjacencies.entry(id)))
+            .partition(|(_, entry)| *entry != AdjacencyEntry::default());
+        for (id, entry) in used {
+            self.plane.maps.set_adjacency(id, entry)?;
+        }
+        for id in changes.tunnels {
+            if let Some(tunnel) = self.state.tunnels.get(&id) {
+                let adjacency = self.adjacencies.status(id).id;
+                self.plane.maps.set_tunnel(id, tunnel.entry(adjacency))?;
+            }
+        }
+        for (id, entry) in unused {
+            self.plane.maps.set_adjacency(id, entry)?;
+        }
+        Ok(())
+    }
+
+    fn go(&mut self, desired: &Desired, now: Instant) -> Result<()> {
+        let mut steps = diff(&self.state, desired);
+        self.order_attachments(&mut steps);
+        self.open_carried_devices(&steps)?;
+        for group in steps.chunk_by(is_route_of_same_network) {
+            if let [
+                Change::SetRoute(network, ..) | Change::RemoveRoute(network, ..),
+                ..,
+            ] = group
+            {
+                self.change_routes(*network, group, now)?;
+            } else {
+                for step in group {
+                    self.step(step, now)?;
+                    self.state.apply(step);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Devices that carry the last generation's program come last: once packets meet the new program, nothing is left
+    /// that may fail.
+    fn order_attachments(&self, steps: &mut [Change]) {
+        let is_attachment = |step: &Change| matches!(step, Change::SetInterface(..));
+        for run in steps.chunk_by_mut(|one, other| is_attachment(one) && is_attachment(other)) {
+            run.sort_by_key(|step| match step {
+                Change::SetInterface(device, _) => self.plane.is_carried_by(*device),
+                _ => false,
+            });
+        }
+    }
+
+    /// Lets frames be sent on all devices that are attached already, before the first of them meets the new program.
+    fn open_carried_devices(&mut self, steps: &[Change]) -> Result<()> {
+        for step in steps {
+            if let Change::SetInterface(device, interface) = step
+                && self.plane.is_carried_by(*device)
+            {
+                self.plane.maps.set_interface(*device, interface.entry())?;
+                self.plane.maps.set_redirect(*device, true)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, step: &Change, now: Instant) -> Result<()> {
+        let maps = &mut self.plane.maps;
+        match step {
+            Change::SetNetwork(..) => Ok(()),
+            Change::RemoveNetwork(id) => self.plane.remove_routes(*id),
+            Change::SetPort(id, port) => self.set_port(*id, port, now),
+            Change::RemovePort(id) => self.remove_port(*id, now),
+            Change::SetTunnel(id, tunnel) => self.set_tunnel(*id, tunnel, now),
+            Change::RemoveTunnel(id) => self.remove_tunnel(*id, now),
+            Change::SetRoute(network, ..) | Change::RemoveRoute(network, ..) => {
+                self.change_routes(*network, std::slice::from_ref(step), now)
+            }
+            Change::SetDemux(key, tunnel) => match key.key() {
+                Some(key) => maps.set_demux(key, Some(*tunnel)),
+                None => Ok(()),
+            },
+            Change::RemoveDemux(key) => match key.key() {
+                Some(key) => maps.set_demux(key, None),
+                None => Ok(()),
+            },
+            Change::AddEndpoint(address) => maps.set_endpoint((*address).into(), true),
+            Change::RemoveEndpoint(address) => maps.set_endpoint((*address).into(), false),
+            Change::SetTaggedPort(device, vlan, port) => {
+                maps.set_tagged_port(*device, *vlan, Some(*port))
+            }
+            Change::RemoveTaggedPort(device, vlan) => maps.set_tagged_port(*device, *vlan, None),
+            Change::SetInterface(device, interface) => {
+                maps.set_interface(*device, interface.entry())?;
+                let name = self.device_names.get(device);
+                let name = name.cloned().unwrap_or_else(|| device.to_string());
+                self.plane.attach(*device, &name, interface.xdp_mode)?;
+                self.plane.maps.set_redirect(*device, true)
+            }
+            Change::RemoveInterface(device) => {
+                maps.set_interface(*device, InterfaceEntry::default())?;
+                maps.set_redirect(*device, false)?;
+                self.plane.detach(*device)
+            }
+        }
+    }
+
+    fn set_port(&mut self, id: PortId, port: &Port, now: Instant) -> Result<()> {
+        let moved = self
+            .state
+            .ports
+            .get(&id)
+            .is_some_and(|old| (old.device, old.vlan) != (port.device, port.vlan));
+        if moved {
+            // Whoever was behind the old device need not be behind the new one.
+            self.neighbours.remove_port(id, now);
+            self.carry_out_neighbour_actions();
+        }
+        self.plane.maps.set_port(id, port.entry())?;
+        self.neighbours.set_port(id, port.address.clone(), now);
+        self.carry_out_neighbour_actions();
+        Ok(())
+    }
+
+    fn remove_port(&mut self, id: PortId, now: Instant) -> Result<()> {
+        self.neighbours.remove_port(id, now);
+        self.carry_out_neighbour_actions();
+        self.plane.maps.set_port(id, PortEntry::default())?;
+        self.plane.maps.reset(Owner::Port(id))
+    }
+
+    fn set_tunnel(&mut self, id: TunnelId, tunnel: &Tunnel, now: Instant) -> Result<()> {
+        self.adjacencies.insert_tunnel(id, way(tunnel), now);
+        // Entries that it may need now are written before it.
+        self.write_adjacencies()?;
+        let adjacency = self.adjacencies.status(id).id;
+        self.plane.maps.set_tunnel(id, tunnel.entry(adjacency))
+    }
+
+    fn remove_tunnel(&mut self, id: TunnelId, now: Instant) -> Result<()> {
+        self.plane.maps.set_tunnel(id, TunnelEntry::default())?;
+        self.adjacencies.remove_tunnel(id, now);
+        self.write_adjacencies()?;
+        self.plane.maps.reset(Owner::Tunnel(id))
+    }
+
+    /// Changes routes of one network at once, and the machines that they refer to.
+    fn change_routes(&mut self, network: NetworkId, steps: &[Change], now: Instant) -> Result<()> {
+        let mut changes = Vec::with_capacity(steps.len());
+        let mut released = Vec::new();
+        let mut referenced = Vec::new();
+        let result = steps.iter().try_for_each(|step| {
+            let (prefix, next_hop) = match step {
+                Change::SetRoute(_, prefix, route) => {
+                    let (packed, machine) = self.pack(route, now)?;
+                    referenced.extend(machine.map(|machine| (*prefix, machine)));
+                    (*prefix, Some(packed))
+                }
+                Change::RemoveRoute(_, prefix) => {
+                    let learnt = self.learnt.get(&(network, *prefix));
+                    (
+                        *prefix,
+                        learnt.map(|id| Packed::new(Target::Neighbour(*id))),
+                    )
+                }
+                _ => return Ok(()),
+            };
+            released.push(prefix);
+            changes.push(dataplane::route(prefix, next_hop));
+            Ok(())
+        });
+        // Entries of machines before the routes that lead to them.
+        self.carry_out_neighbour_actions();
+        if let Err(error) = result.and_then(|()| self.plane.update_routes(network, &changes)) {
+            for (_, machine) in referenced {
+                self.neighbours.unreference(machine);
+            }
+            return Err(error);
+        }
+        for prefix in released {
+            if let Some(machine) = self.references.remove(&(network, prefix)) {
+                self.neighbours.unreference(machine);
+            }
+        }
+        for (prefix, machine) in referenced {
+            self.references.insert((network, prefix), machine);
+        }
+        for step in steps {
+            self.state.apply(step);
+        }
+        Ok(())
+    }
+
+    /// The next hop of a route as the data plane takes it, and the machine that it refers to.
+    fn pack(&mut self, route: &Route, now: Instant) -> Result<(Packed, Option<NeighbourId>)> {
+        if let NextHop::Machine { port, address } = route.next_hop {
+            let id = self.neighbours.reference(port, address, now)?;
+            return Ok((Packed::new(Target::Neighbour(id)), Some(id)));
+        }
+        let target = route.next_hop.target().unwrap_or(Target::Blackhole);
+        Ok((Packed::new(target), None))
+    }
+
+    /// Notes where a machine's own address leads, and puts it in force unless the plan has a route for just that.
+    fn learn(&mut self, port: PortId, address: IpAddr, id: Option<NeighbourId>) {
+        let Some(network) = self.state.ports.get(&port).map(|port| port.network) else {
+            return;
+        };
+        let prefix = IpNet::from(address);
+        match id {
+            Some(id) => drop(self.learnt.insert((network, prefix), id)),
+            None => drop(self.learnt.remove(&(network, prefix))),
+        }
+        if self.state.routes.contains_key(&(network, prefix)) {
+            return;
+        }
+        let next_hop = id.map(|id| Packed::new(Target::Neighbour(id)));
+        let change = dataplane::route(prefix, next_hop);
+        if let Err(error) = self.plane.update_routes(network, &[change]) {
+            tracing::warn!(
+                "machine {address} stays unreachable: {:#}",
+                anyhow::Error::from(error)
+            );
+        }
+    }
+
+    /// Forgets tunnels that were announced and do not run.
+    fn forget_unannounced(&mut self, now: Instant) {
+        for id in self.adjacencies.tunnels() {
+            match self.state.tunnels.get(&id) {
+                Some(tunnel) => drop(self.adjacencies.insert_tunnel(id, way(tunnel), now)),
+                None => self.adjacencies.remove_tunnel(id, now),
+            }
+        }
+    }
+}
+
+fn way(tunnel: &Tunnel) -> Way {
+    Way {
+        local: tunnel.local,
+        remote: tunnel.remote,
+    }
+}
+
+fn is_route_of_same_network(one: &Change, other: &Change) -> bool {
+    let network = |change: &Change| match change {
+        Change::SetRoute(network, ..) | Change::RemoveRoute(network, ..) => Some(*network),
+        _ => None,
+    };
+    network(one).is_some() && network(one) == network(other)
+}

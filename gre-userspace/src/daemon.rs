@@ -1,0 +1,412 @@
+//! The daemon: `gregw run` and `gregw detach`.
+//!
+//! One thread, one event loop, one owner of all state ([`Gateway`]). The API and the metrics only send messages to the
+//! loop. Ending the daemon leaves the data plane running; only `detach` removes it.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use aya::maps::{MapData, RingBuf};
+use sd_notify::NotifyState;
+use tokio::io::unix::AsyncFd;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use crate::api;
+use crate::capability;
+use crate::config::{Config, LoadError};
+use crate::dataplane::{self, Streams};
+use crate::error::Error;
+use crate::failure::{ExitCode, Failure};
+use crate::gateway::{Gateway, ROUND_INTERVAL};
+use crate::instance::Instance;
+use crate::metrics;
+use crate::netlink::{self, Notifications};
+use crate::request::{Document, Request, Requests};
+
+/// How long changes in the kernel are collected before they are followed.
+const GATHERING: Duration = Duration::from_millis(20);
+/// Requests that may wait for the loop.
+const REQUESTS: usize = 64;
+/// Records of the data plane worked off before the loop looks at anything else.
+const EVENTS_AT_ONCE: usize = 1024;
+
+/// Runs a gateway until it is told to end.
+///
+/// # Errors
+/// It could not start: the exit code says which kind of reason; nothing is left half-done.
+pub fn run(instance: Instance, file: PathBuf) -> Result<(), Failure> {
+    let config = load(&file)?;
+    capability::require()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Error::system("start the event loop", source))?;
+    runtime.block_on(async {
+        let (daemon, gateway) = Daemon::start(instance, file, config).await?;
+        daemon.serve(gateway).await
+    })
+}
+
+/// Removes what an instance without a running daemon has left behind. Returns whether there was anything.
+///
+/// # Errors
+/// [`ExitCode::Busy`] while a daemon runs: ask that one.
+pub fn detach(instance: &Instance) -> Result<bool, Failure> {
+    let lock = instance.lock()?;
+    Ok(dataplane::remove_leftovers(instance, lock)?)
+}
+
+/// Everything of the daemon but the gateway: where news come from and where answers go.
+struct Daemon {
+    file: PathBuf,
+    inbox: mpsc::Receiver<Request>,
+    requests: Requests,
+    notifications: Notifications,
+    events: AsyncFd<RingBuf<MapData>>,
+    logger: Option<AsyncFd<aya_log::EbpfLogger<&'static dyn log::Log>>>,
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+    stop: watch::Sender<bool>,
+    api: JoinHandle<std::io::Result<()>>,
+    metrics: Option<Metrics>,
+}
+
+struct Metrics {
+    address: SocketAddr,
+    stop: watch::Sender<bool>,
+}
+
+/// Whether the loop goes on.
+enum Step {
+    Continue,
+    /// End and leave the data plane running.
+    Leave,
+    /// End and remove the data plane; whoever asked wants to know.
+    Detach(crate::request::Reply<Result<(), Failure>>),
+}
+
+impl Daemon {
+    async fn start(
+        instance: Instance,
+        file: PathBuf,
+        config: Config,
+    ) -> Result<(Self, Gateway), Failure> {
+        let lock = instance.lock()?;
+        let (netlink, notifications) = netlink::connect()?;
+        let socket = api::Socket::bind(&instance.socket())?;
+        let metrics = match config.gateway.metrics {
+            Some(address) => Some((address, listen(address).await?)),
+            None => None,
+        };
+        let (hangup, terminate, interrupt) = (
+            watch_signal(SignalKind::hangup())?,
+            watch_signal(SignalKind::terminate())?,
+            watch_signal(SignalKind::interrupt())?,
+        );
+        let (gateway, Streams { events, logger }) =
+            Gateway::start(instance, lock, netlink, config).await?;
+        capability::drop_unneeded()?;
+
+        let (requests, inbox) = mpsc::channel(REQUESTS);
+        let (stop, stopped) = watch::channel(false);
+        let api = tokio::spawn(api::serve(socket, requests.clone(), until(stopped)));
+        let metrics =
+            metrics.map(|(address, listener)| Metrics::serve(address, listener, requests.clone()));
+        let daemon = Self {
+            file,
+            inbox,
+            requests,
+            notifications,
+            events: watch_descriptor(events)?,
+            logger: logger.map(watch_descriptor).transpose()?,
+            hangup,
+            terminate,
+            interrupt,
+            stop,
+            api,
+            metrics,
+        };
+        Ok((daemon, gateway))
+    }
+
+    async fn serve(mut self, mut gateway: Gateway) -> Result<(), Failure> {
+        notify(&[NotifyState::Ready]);
+        tracing::info!("running");
+        let mut rounds = interval(ROUND_INTERVAL);
+        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut refresh_at: Option<Instant> = None;
+        let step = loop {
+            tokio::select! {
+                _ = self.terminate.recv() => break Step::Leave,
+                _ = self.interrupt.recv() => break Step::Leave,
+                _ = self.hangup.recv() => self.reload_file(&mut gateway).await,
+                Some(request) = self.inbox.recv() => {
+                    match self.answer(&mut gateway, request).await {
+                        Step::Continue => {}
+                        end => break end,
+                    }
+                }
+                notification = self.notifications.next() => {
+                    let Some(notification) = notification else {
+                        return Err(Failure::new(ExitCode::Failure, "the kernel's notifications have ended"));
+                    };
+                    if gateway.notice(notification) && refresh_at.is_none() {
+                        refresh_at = Some(Instant::now() + GATHERING);
+                    }
+                }
+                () = at(refresh_at) => {
+                    refresh_at = None;
+                    gateway.refresh().await;
+                }
+                Ok(mut guard) = self.events.readable_mut() => {
+                    if hear(&mut gateway, guard.get_inner_mut()) {
+                        guard.clear_ready();
+                    }
+                    gateway.carry_out();
+                }
+                () = flush_log(self.logger.as_mut()) => {}
+                _ = rounds.tick() => gateway.round().await,
+            }
+        };
+        self.end(gateway, step).await
+    }
+
+    async fn end(self, gateway: Gateway, step: Step) -> Result<(), Failure> {
+        notify(&[NotifyState::Stopping]);
+        if let Step::Detach(reply) = step {
+            let result = gateway.detach();
+            tracing::info!("detached");
+            // Whoever asked may have gone.
+            let _ = reply.send(result.clone());
+            self.close().await;
+            return result;
+        }
+        self.close().await;
+        tracing::info!("ending; the data plane goes on without a daemon");
+        gateway.leave()
+    }
+
+    /// Lets requests that have begun come to their end.
+    async fn close(self) {
+        drop(self.inbox);
+        self.stop.send_replace(true);
+        if let Some(metrics) = self.metrics {
+            metrics.stop.send_replace(true);
+        }
+        if let Err(error) = self.api.await {
+            tracing::error!("the API has failed: {error}");
+        }
+    }
+
+    async fn reload_file(&mut self, gateway: &mut Gateway) {
+        let result = match load(&self.file) {
+            Ok(config) => self.reload(gateway, config).await,
+            Err(failure) => Err(failure),
+        };
+        match result {
+            Ok(changes) => tracing::info!(
+                "{} reloaded: {} changes",
+                self.file.display(),
+                changes.len()
+            ),
+            Err(failure) => {
+                tracing::error!("{} is refused: {failure}", self.file.display());
+                for diagnostic in &failure.diagnostics {
+                    tracing::error!("line {}: {}", diagnostic.place.line, diagnostic.message);
+                }
+            }
+        }
+    }
+
+    async fn reload(
+        &mut self,
+        gateway: &mut Gateway,
+        config: Config,
+    ) -> Result<Vec<crate::report::Change>, Failure> {
+        let now = NotifyState::monotonic_usec_now();
+        match now {
+            Ok(now) => notify(&[NotifyState::Reloading, now]),
+            Err(_) => notify(&[NotifyState::Reloading]),
+        }
+        let listener = self.metrics_listener(config.gateway.metrics).await;
+        let address = config.gateway.metrics;
+        let result = match listener {
+            Ok(listener) => {
+                let result = gateway.reload(config).await;
+                if result.is_ok() {
+                    self.serve_metrics(address, listener);
+                }
+                result
+            }
+            Err(failure) => Err(failure),
+        };
+        notify(&[NotifyState::Ready]);
+        result
+    }
+
+    /// A listener if metrics are asked for at another address than now.
+    async fn metrics_listener(
+        &self,
+        address: Option<SocketAddr>,
+    ) -> Result<Option<TcpListener>, Failure> {
+        match address {
+            Some(address)
+                if self.metrics.as_ref().map(|metrics| metrics.address) != Some(address) =>
+            {
+                listen(address).await.map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn serve_metrics(&mut self, address: Option<SocketAddr>, listener: Option<TcpListener>) {
+        let stays = self.metrics.as_ref().map(|metrics| metrics.address) == address;
+        if !stays && let Some(old) = self.metrics.take() {
+            old.stop.send_replace(true);
+        }
+        if let (Some(address), Some(listener)) = (address, listener) {
+            self.metrics = Some(Metrics::serve(address, listener, self.requests.clone()));
+        }
+    }
+
+    async fn answer(&mut self, gateway: &mut Gateway, request: Request) -> Step {
+        match request {
+            Request::Tunnels(reply) => {
+                let _ = reply.send(gateway.tunnels(&gateway.read_drops()));
+            }
+            Request::Networks(reply) => {
+                let _ = reply.send(gateway.networks());
+            }
+            Request::Ports(reply) => {
+                let _ = reply.send(gateway.ports(&gateway.read_drops()));
+            }
+            Request::Peerings(reply) => {
+                let _ = reply.send(gateway.peerings());
+            }
+            Request::Routes { network, reply } => {
+                let _ = reply.send(gateway.routes(network.as_deref()));
+            }
+            Request::Neighbours(reply) => {
+                let _ = reply.send(gateway.neighbours());
+            }
+            Request::Drops(reply) => {
+                let _ = reply.send(gateway.drops(&gateway.read_drops()));
+            }
+            Request::Devices(reply) => {
+                let _ = reply.send(gateway.devices_report(&gateway.read_drops()));
+            }
+            Request::Snapshot(reply) => {
+                let _ = reply.send(gateway.snapshot());
+            }
+            Request::Plan { document, reply } => {
+                let result = match parse(&document) {
+                    Ok(config) => gateway.compare(config).await,
+                    Err(failure) => Err(failure),
+                };
+                let _ = reply.send(result);
+            }
+            Request::Apply { document, reply } => {
+                let result = match parse(&document) {
+                    Ok(config) => self.reload(gateway, config).await,
+                    Err(failure) => Err(failure),
+                };
+                let _ = reply.send(result);
+            }
+            Request::Detach(reply) => return Step::Detach(reply),
+        }
+        Step::Continue
+    }
+}
+
+impl Metrics {
+    fn serve(address: SocketAddr, listener: TcpListener, requests: Requests) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        tokio::spawn(async move {
+            if let Err(error) = metrics::serve(listener, requests, until(stopped)).await {
+                tracing::error!("the metrics endpoint {address} has failed: {error}");
+            }
+        });
+        Self { address, stop }
+    }
+}
+
+fn load(file: &Path) -> Result<Config, Failure> {
+    Config::load(file).map_err(|error| match error {
+        LoadError::Invalid(diagnostics) => Failure::from(&diagnostics),
+        error @ LoadError::Read { .. } => Failure::new(
+            ExitCode::Configuration,
+            format!("{:#}", anyhow::Error::from(error)),
+        ),
+    })
+}
+
+fn parse(document: &Document) -> Result<Config, Failure> {
+    Config::parse(&document.name, document.text.as_bytes())
+        .map_err(|diagnostics| Failure::from(&diagnostics))
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| Error::system(format!("listen for metrics on {address}"), source).into())
+}
+
+fn watch_signal(kind: SignalKind) -> Result<Signal, Error> {
+    signal(kind).map_err(|source| Error::system("receive signals", source))
+}
+
+fn watch_descriptor<T: AsRawFd + AsFd>(descriptor: T) -> Result<AsyncFd<T>, Error> {
+    // SAFETY: the descriptor belongs to `descriptor`, which the registration owns and which keeps it open.
+    let registered = unsafe { AsyncFd::register(descriptor) };
+    registered.map_err(|source| Error::system("watch a ring buffer", source))
+}
+
+/// Ready once the channel says so, or its sender has gone.
+async fn until(mut stopped: watch::Receiver<bool>) {
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+/// Ready at an instant, or never.
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Returns whether all records have been worked off.
+fn hear(gateway: &mut Gateway, events: &mut RingBuf<MapData>) -> bool {
+    for _ in 0..EVENTS_AT_ONCE {
+        let Some(record) = events.next() else {
+            return true;
+        };
+        if let Some(event) = dataplane::event(&record) {
+            gateway.hear(&event);
+        }
+    }
+    false
+}
+
+async fn flush_log(logger: Option<&mut AsyncFd<aya_log::EbpfLogger<&'static dyn log::Log>>>) {
+    let Some(logger) = logger else {
+        return std::future::pending().await;
+    };
+    if let Ok(mut guard) = logger.readable_mut().await {
+        guard.get_inner_mut().flush();
+        guard.clear_ready();
+    }
+}
+
+/// Without systemd there is nobody to tell.
+fn notify(state: &[NotifyState]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!("cannot notify the service manager: {error}");
+    }
+}

@@ -1,0 +1,250 @@
+//! The program on devices: attached by links that are pinned, so that they outlive the daemon.
+//!
+//! A link that an earlier daemon of the instance left behind is adopted: its program is replaced atomically and no
+//! packet is lost. Holds: a device that carries a program of somebody else is never touched.
+
+use std::collections::BTreeMap;
+
+use aya::programs::links::FdLink;
+use aya::programs::xdp::{XdpLink, XdpMode as AyaMode};
+use aya::programs::{ProgramError, Xdp, loaded_programs};
+use gre_common::id::IfIndex;
+
+use super::pins::Pins;
+use crate::config::XdpMode;
+use crate::error::{Error, Result};
+use crate::netlink::Link;
+use crate::report::AttachMode;
+
+/// The devices that carry the program, and those that carry that of the last generation.
+#[derive(Debug)]
+pub(super) struct Attachments {
+    pins: Pins,
+    attached: BTreeMap<IfIndex, Attachment>,
+    inherited: BTreeMap<IfIndex, Attachment>,
+}
+
+#[derive(Debug)]
+struct Attachment {
+    // Keeps the attachment even where somebody removes the pin.
+    link: FdLink,
+    mode: AttachMode,
+}
+
+impl Attachments {
+    /// Looks for what an earlier daemon left on `devices`. Links of devices that have gone are forgotten.
+    pub(super) fn find(pins: Pins, devices: &[Link]) -> Result<Self> {
+        let mut inherited = BTreeMap::new();
+        for (index, link) in pins.pinned_links()? {
+            match mode_of_live_link(index, &link, devices) {
+                Some(mode) => {
+                    inherited.insert(index, Attachment { link, mode });
+                }
+                None => pins.unpin_link(index)?,
+            }
+        }
+        Ok(Self {
+            pins,
+            attached: BTreeMap::new(),
+            inherited,
+        })
+    }
+
+    /// Makes sure that nobody else's program is on a device.
+    ///
+    /// # Errors
+    /// [`Error::DeviceBusy`] names it.
+    pub(super) fn check(&self, device: &Link) -> Result<()> {
+        let Some(program) = device.program else {
+            return Ok(());
+        };
+        if self.attached.contains_key(&device.index) || self.inherited.contains_key(&device.index) {
+            return Ok(());
+        }
+        Err(Error::DeviceBusy {
+            device: device.name.clone(),
+            program: program.id,
+            name: program_name(program.id),
+        })
+    }
+
+    /// Whether the program, or that of the last generation, is on the device.
+    pub(super) fn is_carried_by(&self, device: IfIndex) -> bool {
+        self.attached.contains_key(&device) || self.inherited.contains_key(&device)
+    }
+
+    /// How the program is attached; `None`: it is not.
+    pub(super) fn mode(&self, device: IfIndex) -> Option<AttachMode> {
+        self.attached.get(&device).map(|attachment| attachment.mode)
+    }
+
+    /// Puts the program on a device, unless it is there already in a mode that suits.
+    pub(super) fn attach(
+        &mut self,
+        program: &mut Xdp,
+        device: IfIndex,
+        name: &str,
+        mode: XdpMode,
+    ) -> Result<()> {
+        if let Some(attachment) = self.attached.get(&device) {
+            if suits(attachment.mode, mode) {
+                return Ok(());
+            }
+            self.detach(device)?;
+        }
+        let attachment = match self.inherited.remove(&device) {
+            Some(inherited) if suits(inherited.mode, mode) => adopt(program, name, inherited)?,
+            other => {
+                if let Some(unsuitable) = other {
+                    self.pins.unpin_link(device)?;
+                    drop(unsuitable);
+                }
+                self.attach_anew(program, device, name, mode)?
+            }
+        };
+        tracing::info!("{name}: attached ({})", attachment.mode);
+        self.attached.insert(device, attachment);
+        Ok(())
+    }
+
+    /// Takes the program off a device.
+    pub(super) fn detach(&mut self, device: IfIndex) -> Result<()> {
+        self.pins.unpin_link(device)?;
+        // The last descriptor closes here.
+        self.attached.remove(&device);
+        Ok(())
+    }
+
+    /// Takes the last generation's program off the devices that have no role any more.
+    pub(super) fn drop_inherited(&mut self) -> Result<()> {
+        while let Some((device, attachment)) = self.inherited.pop_first() {
+            self.pins.unpin_link(device)?;
+            drop(attachment);
+        }
+        Ok(())
+    }
+
+    /// Takes the programs of both generations off every device.
+    pub(super) fn detach_all(&mut self) -> Result<()> {
+        self.drop_inherited()?;
+        self.detach_own()
+    }
+
+    /// Takes the program of this generation off every device.
+    pub(super) fn detach_own(&mut self) -> Result<()> {
+        while let Some((device, _)) = self.attached.first_key_value() {
+            self.detach(*device)?;
+        }
+        Ok(())
+    }
+
+    fn attach_anew(
+        &self,
+        program: &mut Xdp,
+        device: IfIndex,
+        name: &str,
+        mode: XdpMode,
+    ) -> Result<Attachment> {
+        let native = |program: &mut Xdp| self.link(program, device, AttachMode::Native);
+        let generic = |program: &mut Xdp| self.link(program, device, AttachMode::Generic);
+        let attached = match mode {
+            XdpMode::Native => native(program),
+            XdpMode::Generic => generic(program),
+            XdpMode::Auto => native(program).or_else(|refusal| {
+                tracing::warn!(
+                    "{name}: its driver does not take the program ({}); attaching it behind the driver, which is slower",
+                    words(&refusal)
+                );
+                generic(program)
+            }),
+        };
+        attached.map_err(|source| Error::bpf(format!("attach the XDP program to {name}"), source))
+    }
+
+    fn link(
+        &self,
+        program: &mut Xdp,
+        device: IfIndex,
+        mode: AttachMode,
+    ) -> std::result::Result<Attachment, AttachError> {
+        let flags = match mode {
+            AttachMode::Native => AyaMode::Driver,
+            AttachMode::Generic => AyaMode::Skb,
+        };
+        let id = program.attach_to_if_index(device.0, flags)?;
+        // Old kernels attach without a link, which would end with this process; `load` has ruled them out.
+        let link = FdLink::try_from(program.take_link(id)?).map_err(|_| AttachError::NoLink)?;
+        let link = self.pins.pin_link(device, link)?;
+        Ok(Attachment { link, mode })
+    }
+}
+
+/// Why the program could not be attached.
+#[derive(Debug, thiserror::Error)]
+enum AttachError {
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    #[error("the kernel attached it without a link")]
+    NoLink,
+    #[error(transparent)]
+    Pin(#[from] Error),
+}
+
+/// Replaces the program behind a link.
+fn adopt(program: &mut Xdp, name: &str, inherited: Attachment) -> Result<Attachment> {
+    let fail =
+        |source: ProgramError| Error::bpf(format!("replace the XDP program on {name}"), source);
+    let link = XdpLink::try_from(inherited.link)
+        .map_err(|source| Error::bpf(format!("use the pinned link of {name}"), source))?;
+    let id = program.attach_to_link(link).map_err(fail)?;
+    let link = program.take_link(id).map_err(fail)?;
+    let link = FdLink::try_from(link)
+        .map_err(|source| Error::bpf(format!("keep the link of {name}"), source))?;
+    Ok(Attachment {
+        link,
+        mode: inherited.mode,
+    })
+}
+
+/// A link is of use if the device that it was made for still carries its program. (Links do not tell the network
+/// namespace they are in, and outlive their device.)
+fn mode_of_live_link(index: IfIndex, link: &FdLink, devices: &[Link]) -> Option<AttachMode> {
+    let program = devices
+        .iter()
+        .find(|device| device.index == index)?
+        .program?;
+    let info = link.info().ok()?;
+    (info.program_id() == program.id).then_some(if program.generic {
+        AttachMode::Generic
+    } else {
+        AttachMode::Native
+    })
+}
+
+fn suits(present: AttachMode, wanted: XdpMode) -> bool {
+    match wanted {
+        XdpMode::Auto => true,
+        XdpMode::Native => present == AttachMode::Native,
+        XdpMode::Generic => present == AttachMode::Generic,
+    }
+}
+
+/// The kernel tells names only to those with CAP_SYS_ADMIN.
+fn program_name(id: u32) -> String {
+    loaded_programs()
+        .filter_map(std::result::Result::ok)
+        .find(|program| program.id() == id)
+        .and_then(|program| program.name_as_str().map(str::to_owned))
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "<unknown>".to_owned())
+}
+
+fn words(error: &AttachError) -> String {
+    let mut words = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        words = format!("{words}: {cause}");
+        source = cause.source();
+    }
+    words
+}

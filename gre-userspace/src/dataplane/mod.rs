@@ -1,0 +1,203 @@
+//! The data plane of one instance: a loaded program, its maps, the compiled routing tables, and the links to devices.
+//!
+//! Made by the daemon at each start as a new generation, which takes over from the last one only once everything is
+//! filled. `apply` writes it; nothing is decided here about what to write.
+
+mod attach;
+mod load;
+mod maps;
+mod pins;
+
+use aya::Ebpf;
+use aya::maps::{MapData, RingBuf};
+use aya_log::EbpfLogger;
+use gre_common::event::Event;
+use gre_common::id::{IfIndex, NetworkId};
+use ipnet::IpNet;
+
+use crate::capability;
+use crate::config::XdpMode;
+use crate::error::{Error, Result};
+use crate::fib::{Change, Fib, FibError, KernelGracePeriod, MappedArray};
+use crate::instance::{Instance, InstanceLock};
+use crate::netlink::Link;
+use crate::report::AttachMode;
+
+use attach::Attachments;
+pub use maps::Maps;
+use pins::Pins;
+
+/// A loaded data plane.
+pub struct DataPlane {
+    /// Its maps.
+    pub maps: Maps,
+    ebpf: Ebpf,
+    fib: Fib<MappedArray, KernelGracePeriod>,
+    attachments: Attachments,
+    pins: Pins,
+}
+
+/// What the data plane sends to the daemon.
+pub struct Streams {
+    /// Records that [`event`] reads.
+    pub events: RingBuf<MapData>,
+    /// Log records, if the program was built with them.
+    pub logger: Option<EbpfLogger<&'static dyn log::Log>>,
+}
+
+impl DataPlane {
+    /// Loads a new generation, attached to nothing, and finds what the last one left on `devices`.
+    pub fn load(instance: &Instance, devices: &[Link]) -> Result<(Self, Streams)> {
+        capability::require()?;
+        let pins = Pins::new(instance);
+        pins.create()?;
+        let attachments = Attachments::find(pins.clone(), devices)?;
+        let mut ebpf = load::load()?;
+        pins.stage_maps(&ebpf)?;
+        let (maps, fib) = Maps::take(&mut ebpf)?;
+        let fib = Fib::new(fib, KernelGracePeriod).map_err(fib_error)?;
+        let streams = Streams::take(&mut ebpf)?;
+        let plane = Self {
+            maps,
+            ebpf,
+            fib,
+            attachments,
+            pins,
+        };
+        Ok((plane, streams))
+    }
+
+    /// Makes sure that nobody else's program is on a device.
+    ///
+    /// # Errors
+    /// [`Error::DeviceBusy`].
+    pub fn check_device(&self, device: &Link) -> Result<()> {
+        self.attachments.check(device)
+    }
+
+    /// Whether the program of this generation or the last one is on the device.
+    pub fn is_carried_by(&self, device: IfIndex) -> bool {
+        self.attachments.is_carried_by(device)
+    }
+
+    /// How the program of this generation is attached to a device; `None`: it is not.
+    pub fn attach_mode(&self, device: IfIndex) -> Option<AttachMode> {
+        self.attachments.mode(device)
+    }
+
+    /// Puts the program on a device.
+    pub fn attach(&mut self, device: IfIndex, name: &str, mode: XdpMode) -> Result<()> {
+        let program = load::program(&mut self.ebpf, load::GATEWAY)?;
+        self.attachments.attach(program, device, name, mode)
+    }
+
+    /// Takes the program off a device, which may have gone.
+    pub fn detach(&mut self, device: IfIndex) -> Result<()> {
+        self.attachments.detach(device)
+    }
+
+    /// Ends the last generation: its links without successor, its pinned maps and program.
+    pub fn supersede(&mut self) -> Result<()> {
+        self.attachments.drop_inherited()?;
+        self.pins.publish(&mut self.ebpf)
+    }
+
+    /// Gives a generation up that never took over. What the last one left stays as it is.
+    pub fn abandon(mut self) -> Result<()> {
+        self.pins.discard_staged()?;
+        self.attachments.detach_own()
+    }
+
+    /// Takes the program off all devices and leaves nothing behind.
+    pub fn remove(mut self) -> Result<()> {
+        self.attachments.detach_all()?;
+        self.pins.remove()
+    }
+
+    /// Changes routes of a network: all of them or none.
+    pub fn update_routes(&mut self, network: NetworkId, changes: &[Change]) -> Result<()> {
+        let maps = &mut self.maps;
+        self.fib
+            .update(network, changes, |family, root| {
+                maps.set_root(network, family, root);
+            })
+            .map_err(fib_error)?;
+        Ok(())
+    }
+
+    /// Removes all routes of a network.
+    pub fn remove_routes(&mut self, network: NetworkId) -> Result<()> {
+        let maps = &mut self.maps;
+        self.fib
+            .remove(network, |family, root| {
+                maps.set_root(network, family, root);
+            })
+            .map_err(fib_error)
+    }
+
+    /// The number of routes of a network.
+    pub fn route_count(&self, network: NetworkId) -> u64 {
+        self.fib.usage(network).routes
+    }
+}
+
+impl Streams {
+    fn take(ebpf: &mut Ebpf) -> Result<Self> {
+        let events = ebpf
+            .take_map("EVENTS")
+            .and_then(|map| RingBuf::try_from(map).ok())
+            .ok_or_else(|| {
+                Error::system(
+                    "find ring buffer EVENTS in the BPF object",
+                    std::io::Error::from(std::io::ErrorKind::NotFound),
+                )
+            })?;
+        let logger = match EbpfLogger::init(ebpf) {
+            Ok(logger) => Some(logger),
+            Err(aya_log::Error::MapNotFound) => None,
+            Err(source) => return Err(Error::bpf("read the program's log", source)),
+        };
+        Ok(Self { events, logger })
+    }
+}
+
+/// A record of [`Streams::events`]; `None` if it is too short to be one.
+pub fn event(record: &[u8]) -> Option<Event> {
+    if record.len() < size_of::<Event>() {
+        return None;
+    }
+    // SAFETY: the record is long enough, and an event is `repr(C)` over integers and bytes: any content is valid.
+    Some(unsafe { record.as_ptr().cast::<Event>().read_unaligned() })
+}
+
+/// A route as the compiled tables take it.
+pub fn route(prefix: IpNet, next_hop: Option<gre_common::next_hop::NextHop>) -> Change {
+    match next_hop {
+        Some(next_hop) => Change::Set(prefix, next_hop),
+        None => Change::Remove(prefix),
+    }
+}
+
+/// Removes what an instance without a daemon has left: links first, so that every program is off its device when this
+/// returns. Returns whether there was anything.
+pub fn remove_leftovers(instance: &Instance, lock: InstanceLock) -> Result<bool> {
+    let pins = Pins::new(instance);
+    let found = pins.exist();
+    let links = pins.pinned_links()?;
+    pins.remove()?;
+    drop(links);
+    for path in [instance.socket(), instance.state()] {
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::file("remove", path, source));
+            }
+            _ => {}
+        }
+    }
+    lock.remove()?;
+    Ok(found)
+}
+
+fn fib_error(source: FibError) -> Error {
+    Error::bpf("change the routing tables", source)
+}

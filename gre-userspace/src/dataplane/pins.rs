@@ -1,0 +1,213 @@
+//! Where a data plane lives on bpffs: `/sys/fs/bpf/gregw/<instance>/{maps,links,progs}/`.
+//!
+//! Links keep the program attached when the daemon ends; maps and program are pinned for tools. Maps of a new
+//! generation are pinned aside and take the place of the old ones only once the new program runs.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::Ebpf;
+use aya::programs::links::{FdLink, PinnedLink};
+use gre_common::id::IfIndex;
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use super::load;
+use crate::capability;
+use crate::error::{Error, Result};
+use crate::instance::Instance;
+
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// The directory of one instance.
+#[derive(Clone, Debug)]
+pub(super) struct Pins {
+    directory: PathBuf,
+}
+
+impl Pins {
+    /// The directory of `instance`, which need not exist.
+    pub(super) fn new(instance: &Instance) -> Self {
+        Self {
+            directory: Path::new(BPFFS).join("gregw").join(instance.name()),
+        }
+    }
+
+    /// Mounts bpffs if nobody has, and creates the directories.
+    pub(super) fn create(&self) -> Result<()> {
+        mount_bpffs()?;
+        for directory in [self.links(), self.programs()] {
+            fs::create_dir_all(&directory)
+                .map_err(|source| Error::file("create directory", &directory, source))?;
+        }
+        Ok(())
+    }
+
+    /// Whether anything of the instance is pinned.
+    pub(super) fn exist(&self) -> bool {
+        self.directory.exists()
+    }
+
+    /// The pinned links, by the interface index they were made for; the device may be another one by now.
+    pub(super) fn pinned_links(&self) -> Result<Vec<(IfIndex, FdLink)>> {
+        let entries = match fs::read_dir(self.links()) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(Error::file("list", self.links(), source)),
+        };
+        let mut links = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|source| Error::file("list", self.links(), source))?;
+            let Some(index) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok())
+            else {
+                continue;
+            };
+            let link = PinnedLink::from_pin(entry.path()).map_err(|source| {
+                Error::bpf(format!("open link {}", entry.path().display()), source)
+            })?;
+            links.push((IfIndex(index), FdLink::from(link)));
+        }
+        Ok(links)
+    }
+
+    /// Keeps a link beyond the process.
+    pub(super) fn pin_link(&self, device: IfIndex, link: FdLink) -> Result<FdLink> {
+        let path = self.link(device);
+        link.pin(&path)
+            .map(FdLink::from)
+            .map_err(|source| Error::bpf(format!("pin link {}", path.display()), source))
+    }
+
+    /// Forgets a link; it ends once its last descriptor is closed.
+    pub(super) fn unpin_link(&self, device: IfIndex) -> Result<()> {
+        remove_file(&self.link(device))
+    }
+
+    /// Pins the maps of a new generation aside.
+    pub(super) fn stage_maps(&self, ebpf: &Ebpf) -> Result<()> {
+        let directory = self.staged_maps();
+        remove_directory(&directory)?;
+        fs::create_dir_all(&directory)
+            .map_err(|source| Error::file("create directory", &directory, source))?;
+        for (name, map) in ebpf.maps() {
+            // Sections for constants have dots in their names, which bpffs does not allow.
+            if !name.contains('.') {
+                map.pin(directory.join(name))
+                    .map_err(|source| Error::bpf(format!("pin map {name}"), source))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the staged maps and the programs in the place of those of the last generation.
+    pub(super) fn publish(&self, ebpf: &mut Ebpf) -> Result<()> {
+        remove_directory(&self.maps())?;
+        fs::rename(self.staged_maps(), self.maps())
+            .map_err(|source| Error::file("rename", self.staged_maps(), source))?;
+        for name in load::PROGRAMS {
+            let path = self.programs().join(name);
+            remove_file(&path)?;
+            load::program(ebpf, name)?
+                .pin(&path)
+                .map_err(|source| Error::bpf(format!("pin program {}", path.display()), source))?;
+        }
+        Ok(())
+    }
+
+    /// Gives up what was staged.
+    pub(super) fn discard_staged(&self) -> Result<()> {
+        remove_directory(&self.staged_maps())
+    }
+
+    /// Removes everything, which detaches the program from every device unless a process holds the link open.
+    pub(super) fn remove(&self) -> Result<()> {
+        for directory in [
+            self.links(),
+            self.staged_maps(),
+            self.maps(),
+            self.programs(),
+        ] {
+            remove_directory(&directory)?;
+        }
+        remove_directory(&self.directory)?;
+        // Other instances may live beside this one.
+        if let Some(parent) = self.directory.parent() {
+            let _ = fs::remove_dir(parent);
+        }
+        Ok(())
+    }
+
+    fn links(&self) -> PathBuf {
+        self.directory.join("links")
+    }
+
+    fn link(&self, device: IfIndex) -> PathBuf {
+        self.links().join(device.to_string())
+    }
+
+    fn maps(&self) -> PathBuf {
+        self.directory.join("maps")
+    }
+
+    fn staged_maps(&self) -> PathBuf {
+        self.directory.join("maps_next")
+    }
+
+    fn programs(&self) -> PathBuf {
+        self.directory.join("progs")
+    }
+}
+
+fn mount_bpffs() -> Result<()> {
+    let filesystem = statfs(BPFFS).map_err(|source| Error::MissingKernelFeature {
+        feature: format!("the BPF file system ({BPFFS} does not exist)"),
+        help: "mount sysfs, and build the kernel with CONFIG_BPF_SYSCALL",
+        source: Some(Box::new(source)),
+    })?;
+    if filesystem.filesystem_type() == BPF_FS_MAGIC {
+        return Ok(());
+    }
+    capability::require_one(
+        caps::Capability::CAP_SYS_ADMIN,
+        "to mount bpffs at /sys/fs/bpf (or mount it before)",
+    )?;
+    let none: Option<&str> = None;
+    mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), none)
+        .map_err(|source| Error::file("mount bpffs at", BPFFS, source))?;
+    if is_private_mount_namespace() {
+        tracing::warn!(
+            "bpffs was mounted in a mount namespace of its own: the data plane ends with it (`ip netns exec` makes \
+             one; `nsenter --net=/run/netns/NAME` does not)"
+        );
+    }
+    Ok(())
+}
+
+/// Whether this process sees other mounts than process 1.
+fn is_private_mount_namespace() -> bool {
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+    let (own, first) = (namespace("self"), namespace("1"));
+    own.is_some() && first.is_some() && own != first
+}
+
+fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(Error::file("remove", path, source))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn remove_directory(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(Error::file("remove", path, source))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,546 @@
+//! The running gateway: the single owner of configuration, plan, maps, next hops and machines.
+//!
+//! Driven by the event loop in `daemon`, one call at a time. Holds: a reload that fails leaves everything as it was;
+//! what the data plane is told to do is complete before the first packet meets it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use gre_common::event::{Event, EventKind};
+use gre_common::id::IfIndex;
+use gre_common::limits;
+use ipnet::IpNet;
+
+use crate::adjacency::{Task, UnderlayDevice, Way};
+use crate::apply::Live;
+use crate::config::{Config, DeviceName, Diagnostics, Severity, Spanned, check_transition};
+use crate::dataplane::{DataPlane, Streams};
+use crate::error::Error;
+use crate::failure::Failure;
+use crate::instance::{Instance, InstanceLock};
+use crate::neighbour::{Question, ROUND};
+use crate::netlink::{Hop, KernelNeighbour, Link, Netlink, Notification};
+use crate::peering::States;
+use crate::plan::{Desired, Device, Devices, Ids, Limits, Planned, plan};
+use crate::remembered::Remembered;
+use crate::report;
+use crate::solicitation::{Solicitation, Solicitor};
+
+/// Questions to the kernel under way at one time.
+const LOOK_UPS: usize = 64;
+/// From this number on, the kernel's whole neighbour table is read instead of single entries.
+const MANY_HOPS: usize = 16;
+/// Time that an answer may take on top of the time between two rounds.
+const SLACK: Duration = Duration::from_millis(50);
+
+const LIMITS: Limits = Limits {
+    interfaces: limits::INTERFACES,
+    endpoints: limits::ENDPOINTS,
+    networks: limits::NETWORKS,
+    ports: limits::PORTS,
+    tunnels: limits::TUNNELS,
+};
+
+/// A running gateway.
+pub struct Gateway {
+    pub(crate) config: Config,
+    pub(crate) peerings: States,
+    pub(crate) ids: Ids,
+    pub(crate) live: Live,
+    pub(crate) links: BTreeMap<IfIndex, Link>,
+    instance: Instance,
+    lock: InstanceLock,
+    netlink: Netlink,
+    solicitor: Solicitor,
+    /// The devices that the running state was planned for.
+    planned_for: Devices,
+    last_round: Instant,
+    stale: Stale,
+}
+
+/// What the kernel's notifications have put in question.
+#[derive(Debug, Default)]
+struct Stale {
+    everything: bool,
+    devices: bool,
+    all_routes: bool,
+    routes: Vec<IpNet>,
+}
+
+/// A configuration worked out but not in force.
+struct Prepared {
+    config: Config,
+    peerings: States,
+    devices: Devices,
+    planned: Planned,
+}
+
+impl Gateway {
+    /// Brings a gateway up: loads a new generation of the data plane, fills it, and only then attaches it, or puts it
+    /// in the place of one that an earlier daemon left.
+    ///
+    /// # Errors
+    /// As told by [`Failure::exit_code`]; nothing is left half-done.
+    pub async fn start(
+        instance: Instance,
+        lock: InstanceLock,
+        netlink: Netlink,
+        config: Config,
+    ) -> Result<(Self, Streams), Failure> {
+        let solicitor = Solicitor::new()?;
+        let links = netlink.links().await?;
+        let remembered = Remembered::load(&instance);
+        let (plane, streams) = DataPlane::load(&instance, &links)?;
+        let mut gateway = Self {
+            config: config.clone(),
+            peerings: remembered.peerings,
+            ids: remembered.ids,
+            live: Live::new(plane),
+            links: BTreeMap::new(),
+            instance,
+            lock,
+            netlink,
+            solicitor,
+            planned_for: Devices::new(),
+            last_round: Instant::now(),
+            stale: Stale::default(),
+        };
+        gateway.set_links(links);
+        match gateway.bring_up(config).await {
+            Ok(()) => Ok((gateway, streams)),
+            Err(failure) => {
+                if let Err(error) = gateway.live.plane.abandon() {
+                    tracing::error!("{:#}", anyhow::Error::from(error));
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// Goes over to another configuration, make before break, and tells what that changed.
+    ///
+    /// # Errors
+    /// The configuration cannot be had on this machine, or a step failed. What ran runs on.
+    pub async fn reload(&mut self, config: Config) -> Result<Vec<report::Change>, Failure> {
+        let prepared = self.prepare(config).await?;
+        let changes = self.describe(&prepared.planned.desired, &prepared.peerings);
+        self.enforce(prepared).await?;
+        Ok(changes)
+    }
+
+    /// What [`Gateway::reload`] would change.
+    pub async fn compare(&mut self, config: Config) -> Result<Vec<report::Change>, Failure> {
+        let prepared = self.prepare(config).await?;
+        Ok(self.describe(&prepared.planned.desired, &prepared.peerings))
+    }
+
+    /// Removes the data plane and every file of the instance.
+    pub fn detach(self) -> Result<(), Failure> {
+        self.live.plane.remove()?;
+        Remembered::remove(&self.instance)?;
+        self.lock.remove()?;
+        Ok(())
+    }
+
+    /// Ends the daemon's part and leaves the data plane running.
+    pub fn leave(self) -> Result<(), Failure> {
+        self.remember(&self.ids, &self.peerings)?;
+        self.lock.remove()?;
+        Ok(())
+    }
+
+    /// Takes note of a change in the kernel. Returns whether [`Gateway::refresh`] has to be called soon: a burst of
+    /// changes is worked off at once.
+    pub fn notice(&mut self, notification: Notification) -> bool {
+        match notification {
+            Notification::Neighbour(neighbour) => {
+                let now = Instant::now();
+                let adjacencies = &mut self.live.adjacencies;
+                if adjacencies.set_neighbour(neighbour.hop, neighbour.mac, now) {
+                    self.report_hop(&neighbour);
+                    self.write_adjacencies();
+                }
+                return false;
+            }
+            Notification::Link(link) => {
+                self.live.device_names.insert(link.index, link.name.clone());
+                self.links.insert(link.index, link);
+                self.stale.devices = true;
+            }
+            Notification::LinkRemoved(index) => {
+                self.links.remove(&index);
+                self.stale.devices = true;
+            }
+            Notification::Routes(Some(prefix)) => self.stale.routes.push(prefix),
+            Notification::Routes(None) => self.stale.all_routes = true,
+            Notification::Overrun => self.stale.everything = true,
+        }
+        true
+    }
+
+    /// Works off what [`Gateway::notice`] put in question.
+    pub async fn refresh(&mut self) {
+        let stale = std::mem::take(&mut self.stale);
+        if stale.everything {
+            match self.netlink.links().await {
+                Ok(links) => self.set_links(links),
+                Err(error) => tracing::error!("{:#}", anyhow::Error::from(error)),
+            }
+        }
+        if stale.everything || stale.devices {
+            self.follow_devices().await;
+        }
+        let adjacencies = &self.live.adjacencies;
+        let ways = if stale.everything || stale.all_routes || stale.devices {
+            adjacencies.ways_to(None)
+        } else {
+            let mut ways: Vec<Way> = stale
+                .routes
+                .iter()
+                .flat_map(|prefix| adjacencies.ways_to(Some(*prefix)))
+                .collect();
+            ways.sort_unstable();
+            ways.dedup();
+            ways
+        };
+        self.look_up(ways).await;
+        if stale.everything {
+            self.read_neighbours().await;
+        }
+        self.write_adjacencies();
+    }
+
+    /// Takes note of what the data plane saw or missed. [`Gateway::carry_out`] has to be called after some of them.
+    pub fn hear(&mut self, event: &Event) {
+        let (Some(kind), Some(address)) = (event.kind(), event.address()) else {
+            return;
+        };
+        let now = Instant::now();
+        let neighbours = &mut self.live.neighbours;
+        match kind {
+            EventKind::NeighbourMissing => neighbours.missing(event.port, address, now),
+            EventKind::NeighbourSeen => neighbours.seen(event.port, address, event.mac, now),
+        }
+    }
+
+    /// Writes what events have changed and asks what they left open.
+    pub fn carry_out(&mut self) {
+        for question in self.live.carry_out_neighbour_actions() {
+            self.ask(&question);
+        }
+    }
+
+    /// Does what is due every [`ROUND`].
+    pub async fn round(&mut self) {
+        let now = Instant::now();
+        let since = now - std::mem::replace(&mut self.last_round, now);
+        let Live {
+            neighbours, plane, ..
+        } = &mut self.live;
+        neighbours.round(now, |id| plane.maps.take_used(id));
+        self.carry_out();
+        let tasks = self.live.adjacencies.round(now);
+        self.tend(tasks, since + SLACK).await;
+        self.write_adjacencies();
+    }
+
+    async fn bring_up(&mut self, config: Config) -> Result<(), Failure> {
+        let prepared = self.prepare(config).await?;
+        self.enforce(prepared).await?;
+        self.live.plane.supersede()?;
+        Ok(())
+    }
+
+    /// Works a configuration out for this machine. Touches nothing.
+    async fn prepare(&mut self, config: Config) -> Result<Prepared, Failure> {
+        refuse(&check_transition(&self.config, &config))?;
+        let links = self.netlink.links().await?;
+        self.set_links(links);
+        let peerings = self.peerings.next(&config.peerings);
+        let devices = self.devices(&config);
+        let planned = plan(&config, &peerings, &devices, self.ids.clone(), &LIMITS);
+        refuse(&planned.complaints)?;
+        for device in planned.desired.interfaces.keys() {
+            if let Some(link) = self.links.get(device) {
+                self.live.plane.check_device(link)?;
+            }
+        }
+        Ok(Prepared {
+            config,
+            peerings,
+            devices,
+            planned,
+        })
+    }
+
+    async fn enforce(&mut self, prepared: Prepared) -> Result<(), Failure> {
+        // Before the data plane knows new ids: a daemon that is killed now must not give them to others.
+        self.remember(&prepared.planned.ids, &prepared.peerings)?;
+        let result = self.go_to(&prepared.planned.desired).await;
+        if let Err(error) = result {
+            self.remember(&self.ids, &self.peerings)?;
+            return Err(error.into());
+        }
+        self.config = prepared.config;
+        self.peerings = prepared.peerings;
+        self.ids = prepared.planned.ids;
+        self.planned_for = prepared.devices;
+        // The kernel tells nobody that a link has attached a program.
+        let links = self.netlink.links().await?;
+        self.set_links(links);
+        // Next hops that nobody has asked for yet are asked for now.
+        self.round().await;
+        Ok(())
+    }
+
+    async fn go_to(&mut self, desired: &Desired) -> Result<(), Error> {
+        let unknown = self.live.announce(desired, Instant::now());
+        self.open_underlays(desired);
+        self.look_up(unknown).await;
+        let result = self.live.transition(desired, Instant::now());
+        let state = self.live.state.clone();
+        self.open_underlays(&state);
+        // Taking steps back brings ways up again that had been forgotten.
+        if result.is_err() {
+            self.look_up(self.live.adjacencies.ways_without_hop()).await;
+        }
+        self.write_adjacencies();
+        result
+    }
+
+    /// Follows devices that appear, vanish or change, with the configuration as it is.
+    async fn follow_devices(&mut self) {
+        let devices = self.devices(&self.config);
+        if devices == self.planned_for {
+            // Only a carrier came or went, if anything.
+            let state = self.live.state.clone();
+            self.open_underlays(&state);
+            return;
+        }
+        let planned = plan(
+            &self.config,
+            &self.peerings,
+            &devices,
+            self.ids.clone(),
+            &LIMITS,
+        );
+        for complaint in &planned.complaints {
+            tracing::warn!("{complaint}: {}", complaint.help());
+        }
+        match self.go_to(&planned.desired).await {
+            Ok(()) => {
+                self.planned_for = devices;
+                tracing::info!("devices have changed, and the gateway with them");
+            }
+            Err(error) => tracing::error!(
+                "devices have changed, which cannot be followed: {:#}",
+                anyhow::Error::from(error)
+            ),
+        }
+    }
+
+    /// Looks ways up in the kernel's routing tables, and the neighbours that turn out to be new.
+    async fn look_up(&mut self, ways: Vec<Way>) {
+        let netlink = &self.netlink;
+        let found: Vec<(Way, Option<Hop>)> = futures_util::stream::iter(ways)
+            .map(async |way| (way, netlink.route(way.local, way.remote).await))
+            .buffer_unordered(LOOK_UPS)
+            .collect()
+            .await;
+        let now = Instant::now();
+        let mut new_hops = 0;
+        for (way, hop) in found {
+            if hop.is_none() {
+                tracing::debug!("no route from {} to {}", way.local, way.remote);
+            }
+            new_hops += usize::from(self.live.adjacencies.set_route(way, hop, now).is_some());
+        }
+        if new_hops > 0 {
+            self.read_neighbours().await;
+        }
+    }
+
+    /// Compares all next hops with the kernel's neighbour table.
+    async fn read_neighbours(&mut self) {
+        let table = match self.neighbour_table().await {
+            Ok(table) => table,
+            Err(error) => return tracing::error!("{:#}", anyhow::Error::from(error)),
+        };
+        let now = Instant::now();
+        for hop in self.live.adjacencies.hops() {
+            let mac = table.get(&hop).and_then(|neighbour| neighbour.mac);
+            self.live.adjacencies.set_neighbour(hop, mac, now);
+        }
+    }
+
+    async fn neighbour_table(&self) -> Result<HashMap<Hop, KernelNeighbour>, Error> {
+        let neighbours = self.netlink.neighbours().await?;
+        Ok(neighbours
+            .into_iter()
+            .map(|neighbour| (neighbour.hop, neighbour))
+            .collect())
+    }
+
+    /// Asks the kernel, or the next hops themselves, whether all is as it was.
+    async fn tend(&mut self, tasks: Vec<Task>, since: Duration) {
+        let table = if tasks.len() > MANY_HOPS {
+            self.neighbour_table().await.ok()
+        } else {
+            None
+        };
+        for task in tasks {
+            match task {
+                Task::Resolve(hop) => {
+                    if let Err(error) = self.netlink.resolve(hop).await {
+                        tracing::debug!("{:#}", anyhow::Error::from(error));
+                    }
+                }
+                Task::Confirm(confirm) => {
+                    let neighbour = match &table {
+                        Some(table) => table.get(&confirm.hop).copied(),
+                        None => match self.netlink.neighbour(confirm.hop).await {
+                            Ok(neighbour) => neighbour,
+                            Err(_) => continue,
+                        },
+                    };
+                    let now = Instant::now();
+                    let adjacencies = &mut self.live.adjacencies;
+                    let Some(destination) = adjacencies.heard(confirm.hop, neighbour, since, now)
+                    else {
+                        continue;
+                    };
+                    let Some(mac) = self
+                        .links
+                        .get(&confirm.hop.device)
+                        .and_then(|link| link.mac)
+                    else {
+                        continue;
+                    };
+                    self.send(&Solicitation {
+                        device: confirm.hop.device,
+                        vlan: Default::default(),
+                        mac,
+                        source: confirm.source,
+                        target: confirm.hop.address,
+                        destination,
+                    });
+                }
+            }
+        }
+    }
+
+    fn ask(&self, question: &Question) {
+        let Some(port) = self.live.state.ports.get(&question.port) else {
+            return;
+        };
+        self.send(&Solicitation {
+            device: port.device,
+            vlan: port.vlan.unwrap_or_default(),
+            mac: port.mac,
+            source: question.source,
+            target: question.target,
+            destination: question.destination,
+        });
+    }
+
+    fn send(&self, solicitation: &Solicitation) {
+        if let Err(error) = self.solicitor.ask(solicitation) {
+            tracing::debug!("cannot ask for {}: {error}", solicitation.target);
+        }
+    }
+
+    /// Lets adjacencies use the underlay devices of a state that can send, and no others.
+    fn open_underlays(&mut self, state: &Desired) {
+        for (index, link) in &self.links {
+            let is_underlay = state
+                .interfaces
+                .get(index)
+                .is_some_and(|interface| interface.underlay);
+            let device = link.mac.filter(|_| is_underlay && link.up);
+            let device = device.map(|mac| UnderlayDevice {
+                mac,
+                mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
+            });
+            self.live.adjacencies.set_device(*index, device);
+        }
+        for index in self.live.adjacencies.devices() {
+            if !self.links.contains_key(&index) {
+                self.live.adjacencies.set_device(index, None);
+            }
+        }
+    }
+
+    fn write_adjacencies(&mut self) {
+        if let Err(error) = self.live.write_adjacencies() {
+            tracing::error!("{:#}", anyhow::Error::from(error));
+        }
+    }
+
+    fn report_hop(&self, neighbour: &KernelNeighbour) {
+        let device = self.links.get(&neighbour.hop.device);
+        let device = device.map_or("?", |link| &link.name);
+        match neighbour.mac {
+            Some(mac) => tracing::info!("next hop {} on {device}: {mac}", neighbour.hop.address),
+            None => tracing::warn!("next hop {} on {device}: lost", neighbour.hop.address),
+        }
+    }
+
+    fn set_links(&mut self, links: Vec<Link>) {
+        self.live.device_names = links
+            .iter()
+            .map(|link| (link.index, link.name.clone()))
+            .collect();
+        self.links = links.into_iter().map(|link| (link.index, link)).collect();
+    }
+
+    /// The devices that a configuration names and this machine has. Those that are not Ethernet are none.
+    fn devices(&self, config: &Config) -> Devices {
+        let underlays = config.underlays.iter().map(|underlay| &underlay.device);
+        let named: BTreeSet<&DeviceName> = underlays
+            .chain(config.ports.iter().map(|port| &port.device))
+            .map(Spanned::get_ref)
+            .collect();
+        self.links
+            .values()
+            .filter_map(|link| {
+                let name = DeviceName::new(&link.name).ok()?;
+                if !named.contains(&name) {
+                    return None;
+                }
+                let device = Device {
+                    index: link.index,
+                    mac: link.mac?,
+                    mtu: link.mtu,
+                };
+                Some((name, device))
+            })
+            .collect()
+    }
+
+    fn remember(&self, ids: &Ids, peerings: &States) -> Result<(), Error> {
+        Remembered {
+            ids: ids.clone(),
+            peerings: peerings.clone(),
+        }
+        .save(&self.instance)
+    }
+}
+
+/// How often [`Gateway::round`] has to be called.
+pub const ROUND_INTERVAL: Duration = ROUND;
+
+/// Warnings go to the log, errors to the caller.
+fn refuse(complaints: &Diagnostics) -> Result<(), Failure> {
+    if complaints
+        .iter()
+        .any(|complaint| complaint.severity() == Severity::Error)
+    {
+        return Err(Failure::from(complaints));
+    }
+    for complaint in complaints {
+        let (line, _) = complaint.line_column();
+        tracing::warn!("line {line}: {complaint}: {}", complaint.help());
+    }
+    Ok(())
+}

@@ -1,0 +1,576 @@
+//! Fills the reports that the API serves, from the running configuration, plan and maps.
+//!
+//! Read-only. Objects come from the configuration, so that one that has no entry now (its device is missing) is shown
+//! too; counters are read from the maps for each question.
+
+use std::collections::BTreeMap;
+
+use gre_common::counters::{Direction, Owner, Stats};
+use gre_common::id::{IfIndex, NetworkId, PortId, TunnelId};
+use gre_common::verdict::DropReason;
+
+use crate::config::{self, Name, Spanned};
+use crate::gateway::Gateway;
+use crate::peering::States;
+use crate::plan::{self, Change, Desired, diff};
+use crate::report::{
+    self, Action, Adjacency, Device, DropCounter, DropsByReason, Neighbour, Network, OwnerKind,
+    Peering, Port, Resolution, Role, Route, Snapshot, State, Traffic, Tunnel,
+};
+
+/// Drop counters by what they are charged to.
+pub(crate) struct Drops(BTreeMap<Owner, BTreeMap<(Direction, DropReason), u64>>);
+
+impl Gateway {
+    /// As [`crate::request::Request::Snapshot`].
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let drops = self.read_drops();
+        Snapshot {
+            gateway: self.config.gateway.name.to_string(),
+            tunnels: self.tunnels(&drops),
+            ports: self.ports(&drops),
+            peerings: self.peerings(),
+            drops: self.drops(&drops),
+        }
+    }
+
+    /// As [`crate::request::Request::Tunnels`].
+    pub(crate) fn tunnels(&self, drops: &Drops) -> Vec<Tunnel> {
+        let tunnels = self.config.tunnels.iter();
+        let mut tunnels: Vec<_> = tunnels.map(|tunnel| self.tunnel(tunnel, drops)).collect();
+        tunnels.sort_by(|a, b| a.name.cmp(&b.name));
+        tunnels
+    }
+
+    /// As [`crate::request::Request::Networks`].
+    pub(crate) fn networks(&self) -> Vec<Network> {
+        let mut networks: Vec<_> = self
+            .config
+            .networks
+            .iter()
+            .map(|network| self.network(network))
+            .collect();
+        networks.sort_by(|a, b| a.name.cmp(&b.name));
+        networks
+    }
+
+    /// As [`crate::request::Request::Ports`].
+    pub(crate) fn ports(&self, drops: &Drops) -> Vec<Port> {
+        let ports = self.config.ports.iter();
+        let mut ports: Vec<_> = ports.map(|port| self.port(port, drops)).collect();
+        ports.sort_by(|a, b| a.name.cmp(&b.name));
+        ports
+    }
+
+    /// As [`crate::request::Request::Peerings`].
+    pub(crate) fn peerings(&self) -> Vec<Peering> {
+        let peerings = self.config.peerings.iter();
+        let mut peerings: Vec<_> = peerings.map(|peering| self.peering(peering)).collect();
+        peerings.sort_by(|a, b| (&a.network, &a.remote).cmp(&(&b.network, &b.remote)));
+        peerings
+    }
+
+    /// As [`crate::request::Request::Routes`].
+    pub(crate) fn routes(&self, only: Option<&str>) -> Vec<Route> {
+        let state = &self.live.state;
+        let mut routes: Vec<_> = state
+            .routes
+            .iter()
+            .filter_map(|((network, prefix), route)| {
+                let network = state.networks.get(network)?;
+                if only.is_some_and(|only| only != network.name.as_str()) {
+                    return None;
+                }
+                Some(Route {
+                    network: network.name.to_string(),
+                    tenant: network.tenant.to_string(),
+                    prefix: *prefix,
+                    next_hop: next_hop(state, route.next_hop),
+                    origin: route.origin,
+                    metric: route.metric,
+                })
+            })
+            .collect();
+        routes.sort_by(|a, b| (&a.network, a.prefix).cmp(&(&b.network, b.prefix)));
+        routes
+    }
+
+    /// As [`crate::request::Request::Neighbours`].
+    pub(crate) fn neighbours(&self) -> Vec<Neighbour> {
+        let state = &self.live.state;
+        let mut neighbours: Vec<_> = self
+            .live
+            .neighbours
+            .iter()
+            .filter_map(|known| {
+                let port = state.ports.get(&known.port)?;
+                let network = state.networks.get(&port.network)?;
+                Some(Neighbour {
+                    port: port.name.to_string(),
+                    network: network.name.to_string(),
+                    tenant: network.tenant.to_string(),
+                    address: known.address,
+                    mac: known.mac,
+                    state: resolution(known.mac.is_some()),
+                })
+            })
+            .collect();
+        neighbours.sort_by(|a, b| (&a.port, a.address).cmp(&(&b.port, b.address)));
+        neighbours
+    }
+
+    /// As [`crate::request::Request::Drops`].
+    pub(crate) fn drops(&self, drops: &Drops) -> Vec<DropCounter> {
+        let mut counters: Vec<_> = drops
+            .0
+            .iter()
+            .filter_map(|(owner, counts)| Some((self.owner(*owner)?, counts)))
+            .flat_map(|((kind, name, network), counts)| {
+                counts.iter().map(move |((direction, reason), packets)| {
+                    let network =
+                        network.map(|network| (network.name.clone(), network.tenant.clone()));
+                    DropCounter {
+                        owner: kind,
+                        name: name.clone(),
+                        network: network.as_ref().map(|(name, _)| name.to_string()),
+                        tenant: network.as_ref().map(|(_, tenant)| tenant.to_string()),
+                        direction: (*direction).into(),
+                        reason: reason.name().into(),
+                        packets: *packets,
+                        explanation: reason.explanation().into(),
+                    }
+                })
+            })
+            .collect();
+        counters.sort_by(|a, b| {
+            (a.owner, &a.name, &a.reason, a.direction).cmp(&(
+                b.owner,
+                &b.name,
+                &b.reason,
+                b.direction,
+            ))
+        });
+        counters
+    }
+
+    /// As [`crate::request::Request::Devices`].
+    pub(crate) fn devices_report(&self, drops: &Drops) -> Vec<Device> {
+        let mut devices: BTreeMap<&str, (Vec<Role>, Vec<std::net::IpAddr>)> = BTreeMap::new();
+        for underlay in &self.config.underlays {
+            let (roles, local) = devices
+                .entry(underlay.device.get_ref().as_str())
+                .or_default();
+            roles.push(Role::Underlay);
+            local.extend(underlay.local.iter().map(Spanned::get_ref));
+        }
+        for port in &self.config.ports {
+            let (roles, _) = devices.entry(port.device.get_ref().as_str()).or_default();
+            if !roles.contains(&Role::Port) {
+                roles.push(Role::Port);
+            }
+        }
+        devices
+            .into_iter()
+            .map(|(name, (roles, local))| self.device(name, roles, local, drops))
+            .collect()
+    }
+
+    /// All drop counters that are not zero.
+    pub(crate) fn read_drops(&self) -> Drops {
+        let mut drops: BTreeMap<Owner, BTreeMap<_, u64>> = BTreeMap::new();
+        let counters = self.live.plane.maps.drops().unwrap_or_else(|error| {
+            tracing::error!("{:#}", anyhow::Error::from(error));
+            Vec::new()
+        });
+        for (key, packets) in counters {
+            let direction = match key.direction {
+                0 => Direction::Receive,
+                _ => Direction::Transmit,
+            };
+            if let (Some(owner), Some(reason)) = (key.owner(), DropReason::from_number(key.reason))
+                && packets > 0
+            {
+                let counts = drops.entry(owner).or_default();
+                *counts.entry((direction, reason)).or_default() += packets;
+            }
+        }
+        Drops(drops)
+    }
+
+    /// The difference between what runs and another state, in the words of the configuration.
+    pub(crate) fn describe(&self, desired: &Desired, peerings: &States) -> Vec<report::Change> {
+        let current = &self.live.state;
+        let mut changes: Vec<_> = diff(current, desired)
+            .iter()
+            .filter_map(|change| describe_step(current, desired, change))
+            .collect();
+        changes.extend(describe_peerings(&self.peerings, peerings));
+        changes
+    }
+
+    fn tunnel(&self, tunnel: &config::Tunnel, drops: &Drops) -> Tunnel {
+        let (network, name) = (tunnel.network.get_ref(), tunnel.name.get_ref());
+        let id = self.ids.tunnel(network, name);
+        let planned = id.and_then(|id| self.live.state.tunnels.get(&id));
+        let status = id
+            .filter(|_| planned.is_some())
+            .map(|id| self.live.adjacencies.status(id));
+        let mac = status.and_then(|status| status.mac);
+        let hop = status.and_then(|status| status.hop);
+        let device = hop.and_then(|hop| self.links.get(&hop.device));
+        let (rx, tx, drops) = self.traffic(id.map(Owner::Tunnel), drops);
+        Tunnel {
+            name: name.to_string(),
+            tenant: self.tenant_of(network),
+            network: network.to_string(),
+            local: *tunnel.local.get_ref(),
+            remote: *tunnel.remote.get_ref(),
+            receive_key: tunnel.keys.receive.map(|key| key.0),
+            transmit_key: tunnel.keys.transmit.map(|key| key.0),
+            state: up(mac.is_some()),
+            mtu: planned.map_or(0, |planned| planned.mtu),
+            adjacency: Adjacency {
+                device: device.map(|link| link.name.clone()),
+                mac,
+                state: resolution(mac.is_some()),
+            },
+            rx,
+            tx,
+            drops,
+        }
+    }
+
+    fn network(&self, network: &config::Network) -> Network {
+        let name = network.name.get_ref();
+        let config = &self.config;
+        let id = self.ids.network(name);
+        Network {
+            name: name.to_string(),
+            tenant: network.tenant.get_ref().to_string(),
+            address_space: network
+                .address_space
+                .iter()
+                .map(|prefix| *prefix.get_ref())
+                .collect(),
+            ports: count(&config.ports, |port| port.network.get_ref() == name),
+            tunnels: count(&config.tunnels, |tunnel| tunnel.network.get_ref() == name),
+            peerings: count(&config.peerings, |peering| {
+                peering.network.get_ref() == name
+            }),
+            routes: id.map_or(0, |id| self.live.state.routes_of(id).count()),
+        }
+    }
+
+    fn port(&self, port: &config::Port, drops: &Drops) -> Port {
+        let (network, name) = (port.network.get_ref(), port.name.get_ref());
+        let id = self.ids.port(network, name);
+        let planned = id.and_then(|id| self.live.state.ports.get(&id));
+        let link = planned.and_then(|planned| self.links.get(&planned.device));
+        let (rx, tx, drops) = self.traffic(id.map(Owner::Port), drops);
+        Port {
+            name: name.to_string(),
+            tenant: self.tenant_of(network),
+            network: network.to_string(),
+            device: port.device.get_ref().to_string(),
+            vlan: port.vlan.as_ref().map(|vlan| vlan.get_ref().0),
+            address: port.address.iter().map(|net| *net.get_ref()).collect(),
+            mac: planned.map(|planned| planned.mac),
+            state: up(link.is_some_and(|link| self.carries(link.index))),
+            mtu: planned.map(|planned| planned.mtu),
+            rx,
+            tx,
+            drops,
+        }
+    }
+
+    fn peering(&self, peering: &config::Peering) -> Peering {
+        let (network, remote) = (peering.network.get_ref(), peering.remote.get_ref());
+        let state = self
+            .peerings
+            .get(network, remote)
+            .unwrap_or(report::PeeringState::Initiated);
+        let reason = match state {
+            report::PeeringState::Connected => None,
+            report::PeeringState::Initiated => {
+                Some(format!("network {remote} does not state the peering"))
+            }
+            report::PeeringState::Disconnected => {
+                Some(format!("network {remote} no longer states the peering"))
+            }
+        };
+        Peering {
+            network: network.to_string(),
+            tenant: self.tenant_of(network),
+            remote: remote.to_string(),
+            state,
+            remote_state: self.peerings.get(remote, network),
+            reason,
+            allow_virtual_network_access: peering.allow_virtual_network_access,
+            allow_forwarded_traffic: peering.allow_forwarded_traffic,
+            allow_gateway_transit: peering.allow_gateway_transit,
+            use_remote_gateways: peering.use_remote_gateways,
+        }
+    }
+
+    fn device(
+        &self,
+        name: &str,
+        roles: Vec<Role>,
+        local: Vec<std::net::IpAddr>,
+        drops: &Drops,
+    ) -> Device {
+        let link = self.links.values().find(|link| link.name == name);
+        let (_, _, drops) = self.traffic(link.map(|link| Owner::Underlay(link.index)), drops);
+        Device {
+            name: name.to_owned(),
+            index: link.map(|link| link.index.0),
+            roles,
+            local,
+            mac: link.and_then(|link| link.mac),
+            mtu: link.map(|link| u16::try_from(link.mtu).unwrap_or(u16::MAX)),
+            state: up(link.is_some_and(|link| self.carries(link.index))),
+            mode: link.and_then(|link| self.live.plane.attach_mode(link.index)),
+            program: link.and_then(|link| Some(link.program?.id)),
+            redirect: link.is_some_and(|link| self.live.plane.maps.redirects_to(link.index)),
+            drops,
+        }
+    }
+
+    /// Whether the device is up and carries the program.
+    fn carries(&self, device: IfIndex) -> bool {
+        self.links.get(&device).is_some_and(|link| link.up)
+            && self.live.plane.attach_mode(device).is_some()
+    }
+
+    /// Traffic received, sent, and drops of both directions by reason.
+    fn traffic(&self, owner: Option<Owner>, drops: &Drops) -> (Traffic, Traffic, DropsByReason) {
+        let Some(owner) = owner else {
+            return Default::default();
+        };
+        let stats = self.live.plane.maps.stats(owner).unwrap_or_else(|error| {
+            tracing::error!("{:#}", anyhow::Error::from(error));
+            Stats::default()
+        });
+        let mut rx = Traffic {
+            packets: stats.receive_packets,
+            bytes: stats.receive_bytes,
+            dropped: 0,
+        };
+        let mut tx = Traffic {
+            packets: stats.transmit_packets,
+            bytes: stats.transmit_bytes,
+            dropped: 0,
+        };
+        let mut by_reason = DropsByReason::new();
+        for ((direction, reason), packets) in drops.0.get(&owner).into_iter().flatten() {
+            match direction {
+                Direction::Receive => rx.dropped += packets,
+                Direction::Transmit => tx.dropped += packets,
+            }
+            *by_reason.entry(reason.name().into()).or_default() += packets;
+        }
+        (rx, tx, by_reason)
+    }
+
+    /// Kind, name and network; `None` for what does not run any more.
+    fn owner(&self, owner: Owner) -> Option<(OwnerKind, String, Option<&plan::Network>)> {
+        let state = &self.live.state;
+        Some(match owner {
+            Owner::Underlay(index) => {
+                let link = self.links.get(&index)?;
+                (OwnerKind::Device, link.name.clone(), None)
+            }
+            Owner::Port(id) => {
+                let port = state.ports.get(&id)?;
+                let network = state.networks.get(&port.network);
+                (OwnerKind::Port, port.name.to_string(), network)
+            }
+            Owner::Tunnel(id) => {
+                let tunnel = state.tunnels.get(&id)?;
+                let network = state.networks.get(&tunnel.network);
+                (OwnerKind::Tunnel, tunnel.name.to_string(), network)
+            }
+        })
+    }
+
+    fn tenant_of(&self, network: &Name) -> String {
+        let mut networks = self.config.networks.iter();
+        networks
+            .find(|candidate| candidate.name.get_ref() == network)
+            .map(|network| network.tenant.get_ref().to_string())
+            .unwrap_or_default()
+    }
+}
+
+fn describe_step(current: &Desired, desired: &Desired, change: &Change) -> Option<report::Change> {
+    let made = |existed: bool| if existed { Action::Change } else { Action::Add };
+    let (action, kind, name, detail) = match change {
+        Change::SetNetwork(id, network) => (
+            made(current.networks.contains_key(id)),
+            "network",
+            network.name.to_string(),
+            format!("tenant {}", network.tenant),
+        ),
+        Change::RemoveNetwork(id) => (
+            Action::Remove,
+            "network",
+            network_name(current, *id),
+            String::new(),
+        ),
+        Change::SetPort(id, port) => (
+            made(current.ports.contains_key(id)),
+            "port",
+            port.name.to_string(),
+            format!("network {}", network_name(desired, port.network)),
+        ),
+        Change::RemovePort(id) => (
+            Action::Remove,
+            "port",
+            port_name(current, *id),
+            String::new(),
+        ),
+        Change::SetTunnel(id, tunnel) => (
+            made(current.tunnels.contains_key(id)),
+            "tunnel",
+            tunnel.name.to_string(),
+            format!("{} to {}, MTU {}", tunnel.local, tunnel.remote, tunnel.mtu),
+        ),
+        Change::RemoveTunnel(id) => (
+            Action::Remove,
+            "tunnel",
+            tunnel_name(current, *id),
+            String::new(),
+        ),
+        Change::SetRoute(network, prefix, route) => (
+            made(current.routes.contains_key(&(*network, *prefix))),
+            "route",
+            prefix.to_string(),
+            format!(
+                "network {}, to {}",
+                network_name(desired, *network),
+                destination(desired, route.next_hop)
+            ),
+        ),
+        Change::RemoveRoute(network, prefix) => (
+            Action::Remove,
+            "route",
+            prefix.to_string(),
+            format!("network {}", network_name(current, *network)),
+        ),
+        Change::AddEndpoint(address) => (
+            Action::Add,
+            "underlay",
+            address.to_string(),
+            "local address".to_owned(),
+        ),
+        Change::RemoveEndpoint(address) => (
+            Action::Remove,
+            "underlay",
+            address.to_string(),
+            "local address".to_owned(),
+        ),
+        // What follows from the above and has no section of its own.
+        Change::SetDemux(..)
+        | Change::RemoveDemux(..)
+        | Change::SetTaggedPort(..)
+        | Change::RemoveTaggedPort(..)
+        | Change::SetInterface(..)
+        | Change::RemoveInterface(..) => return None,
+    };
+    Some(report::Change {
+        action,
+        kind: kind.into(),
+        name,
+        detail,
+    })
+}
+
+fn describe_peerings(old: &States, new: &States) -> Vec<report::Change> {
+    let change = |action, network: &Name, remote: &Name, detail: String| report::Change {
+        action,
+        kind: "peering".into(),
+        name: network.to_string(),
+        detail: format!("with {remote}{detail}"),
+    };
+    let set = new
+        .iter()
+        .filter_map(|(network, remote, state)| match old.get(network, remote) {
+            None => Some(change(Action::Add, network, remote, format!(", {state}"))),
+            Some(before) if before != state => {
+                let detail = format!(", {before} to {state}");
+                Some(change(Action::Change, network, remote, detail))
+            }
+            Some(_) => None,
+        });
+    let removed = old
+        .iter()
+        .filter(|(network, remote, _)| new.get(network, remote).is_none())
+        .map(|(network, remote, _)| change(Action::Remove, network, remote, String::new()));
+    set.chain(removed).collect()
+}
+
+fn next_hop(state: &Desired, next_hop: plan::NextHop) -> report::NextHop {
+    match next_hop {
+        plan::NextHop::Local(port) => report::NextHop::Local {
+            port: port_name(state, port),
+        },
+        plan::NextHop::Connected(port) => report::NextHop::Port {
+            port: port_name(state, port),
+        },
+        plan::NextHop::Machine { address, .. } => report::NextHop::Machine { address },
+        plan::NextHop::Tunnel(tunnel) => report::NextHop::Tunnel {
+            tunnel: tunnel_name(state, tunnel),
+        },
+        plan::NextHop::Peer(network) => report::NextHop::Peering {
+            network: network_name(state, network),
+        },
+        plan::NextHop::Blackhole | plan::NextHop::Unreachable => report::NextHop::Blackhole,
+    }
+}
+
+fn destination(state: &Desired, next_hop: plan::NextHop) -> String {
+    match next_hop {
+        plan::NextHop::Local(port) => format!("the gateway on port {}", port_name(state, port)),
+        plan::NextHop::Connected(port) => format!("port {}", port_name(state, port)),
+        plan::NextHop::Machine { address, .. } => format!("machine {address}"),
+        plan::NextHop::Tunnel(tunnel) => format!("tunnel {}", tunnel_name(state, tunnel)),
+        plan::NextHop::Peer(network) => format!("network {}", network_name(state, network)),
+        plan::NextHop::Blackhole => "nowhere".to_owned(),
+        plan::NextHop::Unreachable => "what is missing now".to_owned(),
+    }
+}
+
+fn network_name(state: &Desired, id: NetworkId) -> String {
+    let network = state.networks.get(&id);
+    network
+        .map(|network| network.name.to_string())
+        .unwrap_or_default()
+}
+
+fn port_name(state: &Desired, id: PortId) -> String {
+    let port = state.ports.get(&id);
+    port.map(|port| port.name.to_string()).unwrap_or_default()
+}
+
+fn tunnel_name(state: &Desired, id: TunnelId) -> String {
+    let tunnel = state.tunnels.get(&id);
+    tunnel
+        .map(|tunnel| tunnel.name.to_string())
+        .unwrap_or_default()
+}
+
+fn count<T>(list: &[T], condition: impl Fn(&T) -> bool) -> usize {
+    list.iter().filter(|item| condition(item)).count()
+}
+
+fn up(condition: bool) -> State {
+    if condition { State::Up } else { State::Down }
+}
+
+fn resolution(known: bool) -> Resolution {
+    if known {
+        Resolution::Resolved
+    } else {
+        Resolution::Unresolved
+    }
+}

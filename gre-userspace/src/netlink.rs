@@ -1,0 +1,413 @@
+//! The only module that speaks rtnetlink: devices, routes and neighbours of this network namespace.
+//!
+//! The daemon asks through [`Netlink`] and is told of changes through [`Notifications`]; both run on the current tokio
+//! runtime. Two sockets, so that a burst of notifications never crowds out an answer.
+
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use gre_common::id::{IfIndex, MacAddress};
+use ipnet::IpNet;
+use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::link::{
+    LinkAttribute, LinkExtentMask, LinkFlags, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
+};
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia,
+};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
+
+use crate::error::{Error, Result};
+
+/// `USER_HZ`: the unit of times in `NDA_CACHEINFO` is 1/100 s on every architecture that Rust's Linux targets name.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Opens both sockets and serves them on the current runtime.
+///
+/// What changes after this call is never missed: notifications are subscribed to first.
+pub fn connect() -> Result<(Netlink, Notifications)> {
+    let groups = [
+        MulticastGroup::Link,
+        MulticastGroup::Neigh,
+        MulticastGroup::Ipv4Ifaddr,
+        MulticastGroup::Ipv6Ifaddr,
+        MulticastGroup::Ipv4Route,
+        MulticastGroup::Ipv6Route,
+        MulticastGroup::Ipv4Rule,
+        MulticastGroup::Ipv6Rule,
+    ];
+    let (connection, _, messages) = rtnetlink::new_multicast_connection(&groups)
+        .map_err(|source| Error::netlink("subscribe to changes", source))?;
+    tokio::spawn(connection);
+    let (connection, handle, _) =
+        rtnetlink::new_connection().map_err(|source| Error::netlink("open a socket", source))?;
+    tokio::spawn(connection);
+    let messages = Box::pin(messages.map(|(message, _)| message));
+    Ok((Netlink { handle }, Notifications { messages }))
+}
+
+/// Questions to the kernel.
+#[derive(Clone)]
+pub struct Netlink {
+    handle: Handle,
+}
+
+/// A network device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Interface index.
+    pub index: IfIndex,
+    /// Its name.
+    pub name: String,
+    /// Layer-2 address; `None` unless it is an Ethernet device.
+    pub mac: Option<MacAddress>,
+    /// Greatest IP packet, in bytes.
+    pub mtu: u32,
+    /// Whether it is switched on and has a carrier.
+    pub up: bool,
+    /// The XDP program on it.
+    pub program: Option<AttachedProgram>,
+}
+
+/// An XDP program on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttachedProgram {
+    /// Id of the program.
+    pub id: u32,
+    /// Whether it runs behind the driver instead of in it.
+    pub generic: bool,
+}
+
+/// Where the kernel would send packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Hop {
+    /// Device to send on.
+    pub device: IfIndex,
+    /// Whom to hand the packets to on the link: a router, or the destination itself.
+    pub address: IpAddr,
+}
+
+/// An entry of the kernel's neighbour tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KernelNeighbour {
+    /// Whose entry it is.
+    pub hop: Hop,
+    /// The layer-2 address; `None` while it is not known.
+    pub mac: Option<MacAddress>,
+    /// Time since the neighbour was last heard of; `None` for entries made by hand.
+    pub unconfirmed: Option<Duration>,
+}
+
+/// Something changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notification {
+    /// A device appeared or changed.
+    Link(Link),
+    /// A device went away.
+    LinkRemoved(IfIndex),
+    /// A neighbour entry changed; removed ones have no layer-2 address.
+    Neighbour(KernelNeighbour),
+    /// Packets to these destinations may take another way; `None`: all.
+    Routes(Option<IpNet>),
+    /// The kernel had more to tell than it could keep: everything must be asked for again.
+    Overrun,
+}
+
+impl Netlink {
+    /// All devices.
+    pub async fn links(&self) -> Result<Vec<Link>> {
+        // Device statistics, which are most of an answer, are of no interest.
+        let request = self
+            .handle
+            .link()
+            .get()
+            .set_filter_mask(AddressFamily::Unspec, vec![LinkExtentMask::SkipStats]);
+        let links: Vec<LinkMessage> = request
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|source| Error::netlink("list devices", source))?;
+        Ok(links.iter().filter_map(link).collect())
+    }
+
+    /// All entries of the neighbour tables.
+    pub async fn neighbours(&self) -> Result<Vec<KernelNeighbour>> {
+        let neighbours: Vec<NeighbourMessage> = self
+            .handle
+            .neighbours()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|source| Error::netlink("list neighbours", source))?;
+        Ok(neighbours.iter().filter_map(neighbour).collect())
+    }
+
+    /// The entry of one neighbour; `None` if there is none.
+    pub async fn neighbour(&self, hop: Hop) -> Result<Option<KernelNeighbour>> {
+        let message = neighbour_message(hop);
+        let answer = self
+            .ask(RouteNetlinkMessage::GetNeighbour(message))
+            .await
+            .map_err(|source| Error::netlink(format!("look up {}", hop.address), source))?;
+        Ok(match answer {
+            Some(RouteNetlinkMessage::NewNeighbour(message)) => neighbour(&message),
+            _ => None,
+        })
+    }
+
+    /// Makes the kernel find out the neighbour's layer-2 address, as if it had a packet for it (`NTF_USE`).
+    pub async fn resolve(&self, hop: Hop) -> Result<()> {
+        self.handle
+            .neighbours()
+            .add(hop.device.0, hop.address)
+            .state(NeighbourState::None)
+            .flags(NeighbourFlags::Use)
+            .replace()
+            .execute()
+            .await
+            .map_err(|source| Error::netlink(format!("resolve {}", hop.address), source))
+    }
+
+    /// Where packets from `local` to `remote` go; `None` while no route leads there.
+    pub async fn route(&self, local: IpAddr, remote: IpAddr) -> Option<Hop> {
+        match self.route_from(Some(local), remote).await {
+            // The kernel refuses a source that is not one of its own addresses; the data plane does not mind.
+            None => self.route_from(None, remote).await,
+            found => found,
+        }
+    }
+
+    async fn route_from(&self, local: Option<IpAddr>, remote: IpAddr) -> Option<Hop> {
+        let length = |address: IpAddr| if address.is_ipv4() { 32 } else { 128 };
+        let mut message = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(remote, length(remote))
+            .ok()?;
+        if let Some(local) = local {
+            message = message.source_prefix(local, length(local)).ok()?;
+        }
+        let request = self.handle.route().get(message.build());
+        // An error is the kernel's way to say "unreachable".
+        let answer = request.execute().try_next().await.ok()??;
+        hop(&answer, remote)
+    }
+
+    /// One answer to one question; `None` for ENOENT.
+    async fn ask(
+        &self,
+        question: RouteNetlinkMessage,
+    ) -> std::result::Result<Option<RouteNetlinkMessage>, rtnetlink::Error> {
+        let mut message = NetlinkMessage::from(question);
+        message.header.flags = NLM_F_REQUEST;
+        let mut answers = std::pin::pin!(self.handle.clone().request(message)?);
+        match answers.next().await.map(|answer| answer.payload) {
+            Some(NetlinkPayload::InnerMessage(answer)) => Ok(Some(answer)),
+            Some(NetlinkPayload::Error(error)) if error.raw_code() != -libc::ENOENT => {
+                Err(rtnetlink::Error::NetlinkError(error))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+/// What the kernel tells unasked.
+pub struct Notifications {
+    messages: Pin<Box<dyn Stream<Item = NetlinkMessage<RouteNetlinkMessage>>>>,
+}
+
+impl Notifications {
+    /// Waits for the next change. `None` once the socket is of no use any more.
+    ///
+    /// Nothing is lost when the future is dropped before it is ready.
+    pub async fn next(&mut self) -> Option<Notification> {
+        loop {
+            let message = self.messages.next().await?;
+            if let Some(notification) = notification(&message.payload) {
+                return Some(notification);
+            }
+        }
+    }
+}
+
+fn notification(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Notification> {
+    let message = match payload {
+        NetlinkPayload::InnerMessage(message) => message,
+        NetlinkPayload::Overrun(_) => return Some(Notification::Overrun),
+        _ => return None,
+    };
+    Some(match message {
+        RouteNetlinkMessage::NewLink(message) => Notification::Link(link(message)?),
+        // A bridge tells under its own family that a port left it.
+        RouteNetlinkMessage::DelLink(message)
+            if message.header.interface_family == AddressFamily::Unspec =>
+        {
+            Notification::LinkRemoved(IfIndex(message.header.index))
+        }
+        RouteNetlinkMessage::NewNeighbour(message) => Notification::Neighbour(neighbour(message)?),
+        RouteNetlinkMessage::DelNeighbour(message) => Notification::Neighbour(KernelNeighbour {
+            mac: None,
+            ..neighbour(message)?
+        }),
+        RouteNetlinkMessage::NewRoute(message) | RouteNetlinkMessage::DelRoute(message) => {
+            Notification::Routes(destination(message))
+        }
+        RouteNetlinkMessage::NewAddress(_)
+        | RouteNetlinkMessage::DelAddress(_)
+        | RouteNetlinkMessage::NewRule(_)
+        | RouteNetlinkMessage::DelRule(_) => Notification::Routes(None),
+        _ => return None,
+    })
+}
+
+/// `None` for messages of a device's bridge or protocol side.
+fn link(message: &LinkMessage) -> Option<Link> {
+    if message.header.interface_family != AddressFamily::Unspec {
+        return None;
+    }
+    let ethernet = message.header.link_layer_type == LinkLayerType::Ether;
+    let mut link = Link {
+        index: IfIndex(message.header.index),
+        name: String::new(),
+        mac: None,
+        mtu: 0,
+        up: message
+            .header
+            .flags
+            .contains(LinkFlags::Up | LinkFlags::LowerUp),
+        program: None,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::Address(bytes) if ethernet => link.mac = mac(bytes),
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Xdp(attributes) => link.program = attached_program(attributes),
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+fn attached_program(attributes: &[LinkXdp]) -> Option<AttachedProgram> {
+    let generic = attributes
+        .iter()
+        .any(|attribute| matches!(attribute, LinkXdp::Attached(XdpAttached::SocketBuffer)));
+    attributes.iter().find_map(|attribute| match attribute {
+        LinkXdp::ProgId(id)
+        | LinkXdp::DrvProgId(id)
+        | LinkXdp::SkbProgId(id)
+        | LinkXdp::HwProgId(id)
+            if *id != 0 =>
+        {
+            Some(AttachedProgram { id: *id, generic })
+        }
+        _ => None,
+    })
+}
+
+fn neighbour(message: &NeighbourMessage) -> Option<KernelNeighbour> {
+    let mut address = None;
+    let mut mac_address = None;
+    let mut unconfirmed = None;
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => {
+                address = Some(IpAddr::V4(*v4));
+            }
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => {
+                address = Some(IpAddr::V6(*v6));
+            }
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac_address = mac(bytes),
+            NeighbourAttribute::CacheInfo(times) => unconfirmed = Some(TICK * times.confirmed),
+            _ => {}
+        }
+    }
+    let by_hand = matches!(
+        message.header.state,
+        NeighbourState::Permanent | NeighbourState::Noarp
+    );
+    Some(KernelNeighbour {
+        hop: Hop {
+            device: IfIndex(message.header.ifindex),
+            address: address?,
+        },
+        mac: mac_address.filter(|_| is_valid(message.header.state)),
+        unconfirmed: unconfirmed.filter(|_| !by_hand),
+    })
+}
+
+/// The kernel's `NUD_VALID`: packets are sent to the address of such an entry.
+fn is_valid(state: NeighbourState) -> bool {
+    matches!(
+        state,
+        NeighbourState::Reachable
+            | NeighbourState::Stale
+            | NeighbourState::Delay
+            | NeighbourState::Probe
+            | NeighbourState::Permanent
+            | NeighbourState::Noarp
+    )
+}
+
+fn neighbour_message(hop: Hop) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.ifindex = hop.device.0;
+    let address = match hop.address {
+        IpAddr::V4(address) => {
+            message.header.family = AddressFamily::Inet;
+            NeighbourAddress::Inet(address)
+        }
+        IpAddr::V6(address) => {
+            message.header.family = AddressFamily::Inet6;
+            NeighbourAddress::Inet6(address)
+        }
+    };
+    message.attributes = vec![NeighbourAttribute::Destination(address)];
+    message
+}
+
+/// `None` unless the route hands packets to a device.
+fn hop(route: &RouteMessage, remote: IpAddr) -> Option<Hop> {
+    if route.header.kind != RouteType::Unicast {
+        return None;
+    }
+    let mut device = None;
+    let mut address = remote;
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => device = Some(IfIndex(*index)),
+            RouteAttribute::Gateway(RouteAddress::Inet(gateway))
+            | RouteAttribute::Via(RouteVia::Inet(gateway)) => address = IpAddr::V4(*gateway),
+            RouteAttribute::Gateway(RouteAddress::Inet6(gateway))
+            | RouteAttribute::Via(RouteVia::Inet6(gateway)) => address = IpAddr::V6(*gateway),
+            _ => {}
+        }
+    }
+    Some(Hop {
+        device: device?,
+        address,
+    })
+}
+
+/// `None` for a default route, and for what cannot be told.
+fn destination(route: &RouteMessage) -> Option<IpNet> {
+    let address = route
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(IpAddr::V4(*address)),
+            RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
+            _ => None,
+        })?;
+    IpNet::new(address, route.header.destination_prefix_length).ok()
+}
+
+fn mac(bytes: &[u8]) -> Option<MacAddress> {
+    bytes.try_into().ok().map(MacAddress)
+}

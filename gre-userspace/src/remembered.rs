@@ -1,0 +1,66 @@
+//! What a daemon leaves to the next one of its instance, beside the data plane itself: ids and peering states.
+//!
+//! Written by the gateway before each change of the data plane; a file that is missing or not understood means a fresh
+//! start.
+
+use std::fs;
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::instance::Instance;
+use crate::peering::States;
+use crate::plan::Ids;
+
+/// Contents of `/run/gregw/<instance>.state.json`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Remembered {
+    /// Which name has which id.
+    pub(crate) ids: Ids,
+    /// The states of peerings.
+    pub(crate) peerings: States,
+}
+
+impl Remembered {
+    /// Reads what the last daemon left.
+    pub(crate) fn load(instance: &Instance) -> Self {
+        let path = instance.state();
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Self::default(),
+            Err(error) => {
+                tracing::warn!("cannot read {}: {error}; ids start anew", path.display());
+                return Self::default();
+            }
+        };
+        serde_json::from_slice(&text).unwrap_or_else(|error| {
+            tracing::warn!(
+                "{} is not understood: {error}; ids start anew",
+                path.display()
+            );
+            Self::default()
+        })
+    }
+
+    /// Replaces the file at once.
+    pub(crate) fn save(&self, instance: &Instance) -> Result<()> {
+        let path = instance.state();
+        let aside = path.with_extension("json.new");
+        let text = serde_json::to_vec(self)
+            .map_err(|source| Error::file("write", &aside, io::Error::from(source)))?;
+        fs::write(&aside, text).map_err(|source| Error::file("write", &aside, source))?;
+        fs::rename(&aside, &path).map_err(|source| Error::file("replace", &path, source))
+    }
+
+    /// Removes the file.
+    pub(crate) fn remove(instance: &Instance) -> Result<()> {
+        let path = instance.state();
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(Error::file("remove", path, source))
+            }
+            _ => Ok(()),
+        }
+    }
+}
