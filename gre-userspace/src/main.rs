@@ -53,7 +53,7 @@ fn log_to_standard_error(level: LevelFilter) {
 
 fn execute(options: &Options, command: Command) -> Result<process::ExitCode, Failure> {
     match command {
-        Command::Run { config } => daemon::run(options.instance.clone(), config)?,
+        Command::Run { config } => run(options, &config)?,
         Command::Check { file } => return check(options, &file),
         Command::Plan { file } => plan(options, &file)?,
         Command::Apply { file } => apply(options, &file)?,
@@ -63,6 +63,14 @@ fn execute(options: &Options, command: Command) -> Result<process::ExitCode, Fai
         Command::Man { command } => man(command.as_deref())?,
     }
     Ok(process::ExitCode::SUCCESS)
+}
+
+fn run(options: &Options, file: &Path) -> Result<(), Failure> {
+    daemon::run(options.instance.clone(), file.to_owned()).inspect_err(|failure| {
+        if let Ok(document) = read(file) {
+            redraw(options, failure, &document);
+        }
+    })
 }
 
 /// Standard output gets the list of mistakes as JSON, or what the file holds in words.
@@ -152,11 +160,19 @@ fn show_all<R: Resource + Row + DeserializeOwned>(
 
 /// By the daemon if one runs, else in its place.
 fn detach(options: &Options) -> Result<(), Failure> {
-    match daemon::detach(&options.instance) {
-        Err(failure) if failure.exit_code == ExitCode::Busy => {}
-        other => return other.map(drop),
+    let Options { instance, json } = options;
+    let anything = match daemon::detach(instance) {
+        Err(failure) if failure.exit_code == ExitCode::Busy => {
+            with_daemon(options, async |client| client.detach().await)?;
+            true
+        }
+        other => other?,
+    };
+    match (json, anything) {
+        (true, _) => Ok(()),
+        (false, true) => print(&format!("instance {instance} is removed\n")),
+        (false, false) => print(&format!("instance {instance} had left nothing to remove\n")),
     }
-    with_daemon(options, async |client| client.detach().await)
 }
 
 fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {

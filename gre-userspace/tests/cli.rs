@@ -34,6 +34,9 @@ fn wrong_usage_exits_with_2_and_says_why() {
         &["frobnicate"],
         &["show"],
         &["show", "nosuch"],
+        &["run"],
+        &["run", "-c", "tests/no-such-file.toml", NOBODY],
+        &["run", "-c", "tests/broken/three-mistakes.toml", NOBODY],
         &["check"],
         &["check", "a", "b"],
         &["completions", "nosuch"],
@@ -134,7 +137,7 @@ fn completions_know_the_commands_in_every_shell() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let outcome = gregw(&["completions", shell]);
         assert_eq!((outcome.code, outcome.err.as_str()), (0, ""), "{shell}");
-        for word in ["check", "apply", "show", "detach", "instance"] {
+        for word in ["run", "check", "apply", "show", "detach", "instance"] {
             assert!(outcome.out.contains(word), "{shell}: {word}");
         }
     }
@@ -147,6 +150,7 @@ fn the_manual_has_a_page_for_gregw_and_for_each_command() {
     assert!(outcome.out.contains(".TH gregw 1"));
     assert!(outcome.out.contains("Exit status"));
     for command in [
+        "run",
         "check",
         "plan",
         "apply",
