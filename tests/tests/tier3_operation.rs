@@ -11,7 +11,7 @@ use gre_tests::configuration as toml;
 use gre_tests::gateway::{Gateway, Traffic, describe};
 use gre_tests::gre::{self, Outer};
 use gre_tests::netns::Handle;
-use gre_tests::packet::{self, ETHERNET_HEADER, Fields, contains};
+use gre_tests::packet::{self, ETHERNET_HEADER, Fields};
 use gre_tests::scenario::{
     NETWORK, Office, PORT, RunningOffice, TUNNEL, branch_address, machine_address, router_address,
 };
