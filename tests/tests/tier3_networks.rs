@@ -357,6 +357,8 @@ fn the_gateway_answers_for_its_own_address_in_each_network() {
     let gateway = Gateway::start(&namespace, &configuration);
     for (machine, tenant) in machines.iter().zip(["red", "blue"]) {
         for ipv6 in [false, true] {
+            // The first reply may have to wait until the machine is known.
+            assert!(machine.namespace.reaches(router_address(ipv6), 15));
             let ping = machine
                 .namespace
                 .ping(router_address(ipv6), "-c 5 -i 0.01 -W 1 -s 1000");
