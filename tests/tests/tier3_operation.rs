@@ -25,7 +25,7 @@ use serde_json::Value;
 /// Where the key of a GRE header without checksum stands in a frame over IPv4.
 const KEY_OFFSET: usize = ETHERNET_HEADER + 20 + 4;
 
-/// O1: 60 000 packets, a third of them faulty in every way a tunnel or machine can be, from both sides at once. All
+/// O1: 60 000 packets, many of them faulty in one of many ways, from both sides at once. All
 /// that came in left or was dropped for one reason; what the counters say left is what the two wires saw.
 #[test]
 fn every_packet_in_is_a_packet_out_or_one_counted_drop() {
@@ -34,28 +34,39 @@ fn every_packet_in_is_a_packet_out_or_one_counted_drop() {
     }
     let running = Office::new(false, |tunnel| tunnel.with_key(1001)).start();
     add_a_peered_network(&running);
-    let mut site = Wire::open(&running.office.underlay.site);
-    let mut machine = Wire::open(&running.office.machine.end);
-    let before = Accounts::read(&running.gateway);
-    let (from_site, from_machine) = (
-        faulty_tunnel_frames(&running, 30_000),
-        faulty_port_frames(&running, 30_000),
-    );
+    let RunningOffice {
+        gateway,
+        branch,
+        office,
+    } = running;
+    // Nobody behind the tunnel answers: what it carries is what this test sends.
+    drop(branch);
+    let mut site = Wire::open(&office.underlay.site);
+    let mut machine = Wire::open(&office.machine.end);
+    let before = Accounts::read(&gateway);
+    let from_site = faulty_tunnel_frames(&office, 30_000);
+    let from_machine = faulty_port_frames(&office, 30_000);
     std::thread::scope(|scope| {
         let (site, machine) = (&site, &machine);
         scope.spawn(move || site.send_all(&slices(&from_site)));
         scope.spawn(move || machine.send_all(&slices(&from_machine)));
     });
-    let after = Accounts::read(&running.gateway);
+    let after = Accounts::read(&gateway);
     after.assert_balanced();
 
     let (tunnel, port) = (
         after.since(&before, "tunnel", TUNNEL),
         after.since(&before, "port", PORT),
     );
-    assert!(
-        tunnel.rx_packets >= 30_000,
-        "every GRE packet of the tunnel counts as received: {tunnel:?}"
+    // A reserved bit ends the reading of a GRE header before its key: such a packet is the device's to count.
+    let device = &office.underlay.gateway.device;
+    let reserved =
+        after.device_drops(device, "gre_reserved") - before.device_drops(device, "gre_reserved");
+    assert!(reserved > 1000, "{reserved} packets had a reserved bit");
+    assert_eq!(
+        tunnel.rx_packets + reserved,
+        30_000,
+        "every GRE packet is counted once: {tunnel:?}"
     );
     assert!(
         port.rx_packets >= 30_000,
@@ -470,10 +481,10 @@ fn add_a_peered_network(running: &RunningOffice) {
     running.gateway.apply(&configuration);
 }
 
-/// GRE frames of the office's tunnel: two thirds good, the others with one of many faults behind the tunnel's key.
-fn faulty_tunnel_frames(running: &RunningOffice, count: usize) -> Vec<Vec<u8>> {
+/// GRE frames of the office's tunnel: mostly good, the others with one of many faults behind the tunnel's key.
+fn faulty_tunnel_frames(office: &Office, count: usize) -> Vec<Vec<u8>> {
     let mut random = SmallRng::seed_from_u64(21);
-    let inner_offset = ETHERNET_HEADER + running.office.tunnel.overhead();
+    let inner_offset = ETHERNET_HEADER + office.tunnel.overhead();
     let inner = |random: &mut SmallRng| {
         let fields = some_fields(random);
         let destination = some_destination(random, machine_address(false));
@@ -488,12 +499,12 @@ fn faulty_tunnel_frames(running: &RunningOffice, count: usize) -> Vec<Vec<u8>> {
     };
     (0..count)
         .map(|_| {
-            let mut frame = running.office.underlay_frame(&inner(&mut random));
+            let mut frame = office.underlay_frame(&inner(&mut random));
             match random.random_range(0..15) {
-                0 => frame[inner_offset - 5] = 0x99,      // Protocol type.
-                1 => frame[inner_offset] = 0x65,          // Inner version.
-                2 => frame[inner_offset + 10] ^= 0x55,    // Inner header checksum.
-                3 => frame[inner_offset + 2] = 0xff,      // Inner length beyond the end.
+                0 => frame[inner_offset - 5] = 0x99,   // Protocol type.
+                1 => frame[inner_offset] = 0x65,       // Inner version.
+                2 => frame[inner_offset + 10] ^= 0x55, // Inner header checksum.
+                3 => set_length_beyond_the_end(&mut frame[inner_offset..]),
                 4 => frame[ETHERNET_HEADER + 20] |= 0x40, // A reserved bit.
                 _ => {}
             }
@@ -502,10 +513,10 @@ fn faulty_tunnel_frames(running: &RunningOffice, count: usize) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// IP frames of the office's machine: two thirds good, the others with one of many faults.
-fn faulty_port_frames(running: &RunningOffice, count: usize) -> Vec<Vec<u8>> {
+/// IP frames of the office's machine: mostly good, the others with one of many faults.
+fn faulty_port_frames(office: &Office, count: usize) -> Vec<Vec<u8>> {
     let mut random = SmallRng::seed_from_u64(22);
-    let end = &running.office.machine.end;
+    let end = &office.machine.end;
     (0..count)
         .map(|_| {
             let destination = some_destination(&mut random, branch_address(false));
@@ -518,17 +529,24 @@ fn faulty_port_frames(running: &RunningOffice, count: usize) -> Vec<Vec<u8>> {
                 fields,
                 &payload,
             );
-            let mut frame =
-                packet::ethernet(end.mac, running.office.machine.gateway.mac, None, &inner);
+            let mut frame = packet::ethernet(end.mac, office.machine.gateway.mac, None, &inner);
             match random.random_range(0..15) {
                 0 => frame[ETHERNET_HEADER + 10] ^= 0x55, // Header checksum.
-                1 => frame[ETHERNET_HEADER + 2] = 0xff,   // Length beyond the end.
-                2 => frame[ETHERNET_HEADER] = 0x43,       // A header of 12 bytes.
+                1 => set_length_beyond_the_end(&mut frame[ETHERNET_HEADER..]),
+                2 => frame[ETHERNET_HEADER] = 0x43, // A header of 12 bytes.
                 _ => {}
             }
             frame
         })
         .collect()
+}
+
+/// Makes the total length of an IPv4 packet too large, in a header that is otherwise correct.
+fn set_length_beyond_the_end(packet: &mut [u8]) {
+    packet[2] = 0xff;
+    packet[10..12].fill(0);
+    let sum = gre::internet_checksum(&packet[..20]);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
 }
 
 /// Mostly `usual`; else something that a peering, the gateway itself, a blackhole or nothing at all answers for.

@@ -1,6 +1,6 @@
 //! Tier 3: what happens on the underlay (CASES E4–E6, R6–R8), with a peer that judges every packet by the RFCs.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use gre_tests::can_use_namespaces;
@@ -387,6 +387,14 @@ fn many_tunnels_between_one_pair_of_addresses_are_told_apart_by_key() {
     }
     running.gateway.apply(&configuration);
 
+    // Somebody must listen, or the machine answers with ICMP.
+    let listener = (machine_address(false), 2);
+    let _listener = running
+        .office
+        .machine
+        .namespace
+        .run(|| UdpSocket::bind(listener))
+        .unwrap();
     let (mut site, mut machine) = (
         Wire::open(&running.office.underlay.site),
         Wire::open(&running.office.machine.end),
