@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use gre_tests::can_use_namespaces;
 use gre_tests::configuration as toml;
-use gre_tests::gateway::Gateway;
+use gre_tests::gateway::{Gateway, Traffic};
 use gre_tests::gre::{Header, Outer, Tunnel, internet_checksum};
 use gre_tests::link::next_mac;
 use gre_tests::packet::{self, ETHERNET_HEADER, Fields, contains};
@@ -438,8 +438,9 @@ fn many_tunnels_between_one_pair_of_addresses_are_told_apart_by_key() {
             .expect(ANSWER_LIMIT, |frame| contains(frame, b"in").then_some(()))
             .expect("it reaches the machine");
     }
+    running.gateway.traffic("tunnel", "t0");
     for number in 0..TUNNELS {
-        let traffic = running.gateway.traffic("tunnel", &format!("t{number}"));
+        let traffic = Traffic::of(&running.gateway.show_one("tunnel", &format!("t{number}")));
         assert_eq!(
             (traffic.rx_packets, traffic.tx_packets, traffic.rx_dropped),
             (1, 1, 0),
