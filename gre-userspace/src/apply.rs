@@ -17,7 +17,7 @@ use crate::adjacency::{Adjacencies, Way};
 use crate::dataplane::{self, DataPlane};
 use crate::error::Result;
 use crate::neighbour::{Action, Neighbours, Question};
-use crate::plan::{Change, Desired, NextHop, Port, Route, Tunnel, diff};
+use crate::plan::{Change, Desired, Ids, NextHop, Port, Route, Tunnel, diff};
 
 /// What runs.
 pub struct Live {
@@ -29,6 +29,8 @@ pub struct Live {
     pub adjacencies: Adjacencies,
     /// Machines on ports.
     pub neighbours: Neighbours,
+    /// Machines that the last generation knew, by port; they are known again once their port is.
+    inherited: HashMap<PortId, Vec<NeighbourEntry>>,
     /// Names of devices, for messages.
     pub device_names: HashMap<IfIndex, String>,
     /// Routes to machines that were learnt; one that the plan states for the same prefix hides it.
@@ -38,9 +40,14 @@ pub struct Live {
 }
 
 impl Live {
-    /// An empty state on a freshly loaded data plane.
-    pub fn new(plane: DataPlane) -> Self {
+    /// An empty state on a freshly loaded data plane; `machines` were known to the last one.
+    pub fn new(plane: DataPlane, machines: Vec<NeighbourEntry>) -> Self {
+        let mut inherited: HashMap<_, Vec<_>> = HashMap::new();
+        for machine in machines {
+            inherited.entry(machine.port).or_default().push(machine);
+        }
         Self {
+            inherited,
             plane,
             state: Desired::default(),
             adjacencies: Adjacencies::default(),
@@ -81,6 +88,17 @@ impl Live {
         }
         self.forget_unannounced(now);
         result
+    }
+
+    /// Clears the counters of whatever does not run any more, after some were taken over.
+    pub fn drop_orphaned_counters(&mut self, ids: &Ids) -> Result<()> {
+        let state = &self.state;
+        let ends = (ids.port_end(), ids.tunnel_end());
+        self.plane.maps.retain(ends, |owner| match owner {
+            Owner::Underlay(device) => state.interfaces.contains_key(&device),
+            Owner::Port(id) => state.ports.contains_key(&id),
+            Owner::Tunnel(id) => state.tunnels.contains_key(&id),
+        })
     }
 
     /// Carries out what the table of machines asks for; returns the questions, which are the caller's to send.
@@ -222,7 +240,13 @@ impl Live {
             self.carry_out_neighbour_actions();
         }
         self.plane.maps.set_port(id, port.entry())?;
+        self.state.apply(&Change::SetPort(id, port.clone()));
         self.neighbours.set_port(id, port.address.clone(), now);
+        for machine in self.inherited.remove(&id).into_iter().flatten() {
+            if let Some(address) = machine.address() {
+                self.neighbours.seen(id, address, machine.mac, now);
+            }
+        }
         self.carry_out_neighbour_actions();
         Ok(())
     }

@@ -91,12 +91,14 @@ impl Gateway {
         let solicitor = Solicitor::new()?;
         let links = netlink.links().await?;
         let remembered = Remembered::load(&instance);
-        let (plane, streams) = DataPlane::load(&instance, &links)?;
+        let same_ids = remembered.is_some();
+        let remembered = remembered.unwrap_or_default();
+        let (plane, streams, inheritance) = DataPlane::load(&instance, &links, same_ids)?;
         let mut gateway = Self {
             config: config.clone(),
             peerings: remembered.peerings,
             ids: remembered.ids,
-            live: Live::new(plane),
+            live: Live::new(plane, inheritance.machines),
             links: BTreeMap::new(),
             instance,
             lock,
@@ -107,7 +109,7 @@ impl Gateway {
             stale: Stale::default(),
         };
         gateway.set_links(links);
-        match gateway.bring_up(config).await {
+        match gateway.bring_up(config, inheritance.counters).await {
             Ok(()) => Ok((gateway, streams)),
             Err(failure) => {
                 if let Err(error) = gateway.live.plane.abandon() {
@@ -245,10 +247,13 @@ impl Gateway {
         self.write_adjacencies();
     }
 
-    async fn bring_up(&mut self, config: Config) -> Result<(), Failure> {
+    async fn bring_up(&mut self, config: Config, inherited: bool) -> Result<(), Failure> {
         let prepared = self.prepare(config).await?;
         self.enforce(prepared).await?;
         self.live.plane.supersede()?;
+        if inherited {
+            self.live.drop_orphaned_counters(&self.ids)?;
+        }
         Ok(())
     }
 

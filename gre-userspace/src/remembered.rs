@@ -23,24 +23,25 @@ pub(crate) struct Remembered {
 }
 
 impl Remembered {
-    /// Reads what the last daemon left.
-    pub(crate) fn load(instance: &Instance) -> Self {
+    /// Reads what the last daemon left, if it did.
+    pub(crate) fn load(instance: &Instance) -> Option<Self> {
         let path = instance.state();
         let text = match fs::read(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Self::default(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => {
                 tracing::warn!("cannot read {}: {error}; ids start anew", path.display());
-                return Self::default();
+                return None;
             }
         };
-        serde_json::from_slice(&text).unwrap_or_else(|error| {
-            tracing::warn!(
-                "{} is not understood: {error}; ids start anew",
-                path.display()
-            );
-            Self::default()
-        })
+        serde_json::from_slice(&text)
+            .inspect_err(|error| {
+                tracing::warn!(
+                    "{} is not understood: {error}; ids start anew",
+                    path.display()
+                );
+            })
+            .ok()
     }
 
     /// Replaces the file at once.

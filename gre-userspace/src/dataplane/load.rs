@@ -1,5 +1,7 @@
 //! Puts the embedded XDP program and fresh maps into the kernel, attached to nothing.
 
+use std::path::PathBuf;
+
 use aya::maps::{MapError, ProgramArray};
 use aya::programs::{ProgramError, Xdp};
 use aya::util::KernelVersion;
@@ -29,13 +31,18 @@ const FEATURES: [(u8, u8, &str); 3] = [
     (5, 18, "XDP for frames in fragments (Linux 5.18)"),
 ];
 
-/// Loads the object; the programs pass the verifier here.
+/// Loads the object; the programs pass the verifier here. `shared` are pinned maps, by name, that are used as they are;
+/// all others are fresh.
 ///
 /// # Errors
 /// [`Error::MissingKernelFeature`] on kernels that are too old, [`Error::Bpf`] with the verifier's words otherwise.
-pub(super) fn load() -> Result<Ebpf> {
+pub(super) fn load(shared: &[(&'static str, PathBuf)]) -> Result<Ebpf> {
     check_kernel()?;
-    let mut ebpf = EbpfLoader::new().load(OBJECT).map_err(without_feature)?;
+    let mut loader = EbpfLoader::new();
+    for (name, path) in shared {
+        loader.map_pin_path(name, path.as_path());
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(without_feature)?;
     for name in PROGRAMS {
         program(&mut ebpf, name)?.load().map_err(refused)?;
     }

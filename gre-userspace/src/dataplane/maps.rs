@@ -208,6 +208,22 @@ impl Maps {
             .collect()
     }
 
+    /// Sets counters and sequence numbers to zero but for those that `keep` names. Nobody ever had an id from `ends` on.
+    pub fn retain(&mut self, ends: (PortId, TunnelId), keep: impl Fn(Owner) -> bool) -> Result<()> {
+        let ports = (0..ends.0.0).map(|id| Owner::Port(PortId(id)));
+        let tunnels = (0..ends.1.0).map(|id| Owner::Tunnel(TunnelId(id)));
+        for owner in tunnels.chain(ports).filter(|owner| !keep(*owner)) {
+            self.reset(owner)?;
+        }
+        for (key, _) in self.drops()? {
+            if !key.owner().is_some_and(&keep) {
+                absent_is_fine(self.drops.remove(&Plain(key)))
+                    .map_err(|source| Error::bpf("clear drop counters", source))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Sets traffic, drops and sequence numbers of a port or tunnel to zero.
     pub fn reset(&mut self, owner: Owner) -> Result<()> {
         let zeros = || {
@@ -265,7 +281,7 @@ plain!(
 );
 
 /// A `BPF_F_MMAPABLE` array, written in place.
-struct Mapped<T> {
+pub(super) struct Mapped<T> {
     memory: MmapRaw,
     length: usize,
     // Keeps the map, of which the mapping alone would not be a descriptor.
@@ -278,7 +294,7 @@ const _: () =
     assert!(size_of::<NetworkEntry>() == 8 && size_of::<NeighbourEntry>().is_multiple_of(8));
 
 impl<T> Mapped<T> {
-    fn new(data: MapData, length: usize) -> Result<Self> {
+    pub(super) fn new(data: MapData, length: usize) -> Result<Self> {
         let memory = MmapOptions::new()
             .len(length * size_of::<T>())
             .map_raw(std::os::fd::AsRawFd::as_raw_fd(&std::os::fd::AsFd::as_fd(
@@ -338,6 +354,16 @@ impl Mapped<NeighbourEntry> {
         let resolved = unsafe { &raw mut (*place).resolved };
         // SAFETY: as above.
         unsafe { resolved.write_volatile(entry.resolved) };
+    }
+
+    /// The entries that packets can be sent by.
+    pub(super) fn resolved(&self) -> impl Iterator<Item = NeighbourEntry> {
+        (0..self.length as u32)
+            .map(|index| {
+                // SAFETY: the pointer is valid and aligned, and any bytes are an entry.
+                unsafe { self.entry(index).read_volatile() }
+            })
+            .filter(|entry| entry.resolved == 1)
     }
 
     fn take_used(&self, id: NeighbourId) -> bool {

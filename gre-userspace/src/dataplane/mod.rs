@@ -4,6 +4,7 @@
 //! filled. `apply` writes it; nothing is decided here about what to write.
 
 mod attach;
+mod inherit;
 mod load;
 mod maps;
 mod pins;
@@ -11,6 +12,7 @@ mod pins;
 use aya::Ebpf;
 use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
+use gre_common::entry::NeighbourEntry;
 use gre_common::event::Event;
 use gre_common::id::{IfIndex, NetworkId};
 use ipnet::IpNet;
@@ -45,14 +47,38 @@ pub struct Streams {
     pub logger: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
+/// What a new generation has from the last one.
+#[derive(Debug, Default)]
+pub struct Inheritance {
+    /// Counters and sequence numbers go on.
+    pub counters: bool,
+    /// Machines that were known.
+    pub machines: Vec<NeighbourEntry>,
+}
+
 impl DataPlane {
-    /// Loads a new generation, attached to nothing, and finds what the last one left on `devices`.
-    pub fn load(instance: &Instance, devices: &[Link]) -> Result<(Self, Streams)> {
+    /// Loads a new generation, attached to nothing, and finds what the last one left on `devices`. If ids mean the same
+    /// as to the last one (`same_ids`), counters, sequence numbers and machines are taken over.
+    pub fn load(
+        instance: &Instance,
+        devices: &[Link],
+        same_ids: bool,
+    ) -> Result<(Self, Streams, Inheritance)> {
         capability::require()?;
         let pins = Pins::new(instance);
         pins.create()?;
         let attachments = Attachments::find(pins.clone(), devices)?;
-        let mut ebpf = load::load()?;
+        let shared = if same_ids {
+            inherit::counters(&pins)
+        } else {
+            Vec::new()
+        };
+        let machines = if same_ids {
+            inherit::machines(&pins)
+        } else {
+            Vec::new()
+        };
+        let mut ebpf = load::load(&shared)?;
         pins.stage_maps(&ebpf)?;
         let (maps, fib) = Maps::take(&mut ebpf)?;
         let fib = Fib::new(fib, KernelGracePeriod).map_err(fib_error)?;
@@ -64,7 +90,11 @@ impl DataPlane {
             attachments,
             pins,
         };
-        Ok((plane, streams))
+        let inheritance = Inheritance {
+            counters: !shared.is_empty(),
+            machines,
+        };
+        Ok((plane, streams, inheritance))
     }
 
     /// Makes sure that nobody else's program is on a device.

@@ -153,6 +153,11 @@ impl Pins {
         self.directory.join("maps")
     }
 
+    /// Where a map of the generation that runs is pinned.
+    pub(super) fn map(&self, name: &str) -> PathBuf {
+        self.maps().join(name)
+    }
+
     fn staged_maps(&self) -> PathBuf {
         self.directory.join("maps_next")
     }

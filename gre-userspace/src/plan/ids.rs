@@ -49,6 +49,16 @@ impl Ids {
         self
     }
 
+    /// The ids that ports ever had are those below this one.
+    pub fn port_end(&self) -> PortId {
+        PortId(self.ports.fresh)
+    }
+
+    /// The ids that tunnels ever had are those below this one.
+    pub fn tunnel_end(&self) -> TunnelId {
+        TunnelId(self.tunnels.fresh)
+    }
+
     /// The id of a network of the plan.
     pub fn network(&self, name: &Name) -> Option<NetworkId> {
         self.networks.get(name.as_str()).map(NetworkId)
