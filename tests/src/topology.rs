@@ -236,20 +236,26 @@ impl Segment {
     }
 }
 
+/// Gives the inside of a site its addresses and makes the tunnel, `device`, its default route.
+///
+/// # Panics
+/// If the kernel refuses one of them.
+pub fn address_inside(namespace: &Handle, device: &str, addresses: &[&str]) {
+    for address in addresses {
+        let no_detection = if address.contains(':') { "nodad" } else { "" };
+        namespace.sh(&format!(
+            "ip address add {address} dev {device} {no_detection}"
+        ));
+    }
+    for family in ["-4", "-6"] {
+        namespace.sh(&format!("ip {family} route add default dev {device}"));
+    }
+}
+
 fn make_inside(tunnel: Tunnel, addresses: &[&str]) -> (Namespace, Site) {
     let namespace = Namespace::new("inside");
     let site = Site::with_tun(tunnel, &namespace, INSIDE_DEVICE, INNER_MTU)
         .unwrap_or_else(|error| panic!("creating the inside of a site: {error}"));
-    for address in addresses {
-        let no_detection = if address.contains(':') { "nodad" } else { "" };
-        namespace.sh(&format!(
-            "ip address add {address} dev {INSIDE_DEVICE} {no_detection}"
-        ));
-    }
-    for family in ["-4", "-6"] {
-        namespace.sh(&format!(
-            "ip {family} route add default dev {INSIDE_DEVICE}"
-        ));
-    }
+    address_inside(&namespace, INSIDE_DEVICE, addresses);
     (namespace, site)
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::{command, setup};
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(crate) struct Arguments {
     /// Build the gregw binary with optimisation (the XDP program always is)
     #[arg(long)]

@@ -4,6 +4,7 @@
 
 mod build;
 mod command;
+mod demo;
 mod fuzz;
 mod lint;
 mod setup;
@@ -32,6 +33,8 @@ enum Task {
     Build(build::Arguments),
     /// Build and run the test tiers 0 to 4
     Test(test::Arguments),
+    /// Build, then show the main job in network namespaces: tunnels, VLAN, peering, isolation, counters
+    Demo,
     /// Check formatting, clippy and dependencies
     Lint,
     /// Search for inputs that break the packet code, guided by coverage
@@ -53,6 +56,7 @@ fn run(task: &Task) -> anyhow::Result<()> {
         Task::Setup => setup::run(),
         Task::Build(arguments) => build::run(arguments),
         Task::Test(arguments) => test::run(arguments),
+        Task::Demo => demo::run(),
         Task::Lint => lint::run(),
         Task::Fuzz(arguments) => fuzz::run(arguments),
     }
