@@ -16,11 +16,12 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::netns::{Handle, is_leftover, unique_name};
+use crate::netns::{Handle, NAMESPACE_DIRECTORY, is_leftover, maker, unique_name};
 use crate::wait;
 
 /// Where bpffs belongs.
 pub const BPFFS: &str = "/sys/fs/bpf";
+const RUN_DIRECTORY: &str = "/run/gregw";
 const START_LIMIT: Duration = Duration::from_secs(20);
 const END_LIMIT: Duration = Duration::from_secs(5);
 
@@ -356,6 +357,23 @@ impl Traffic {
     }
 }
 
+/// Namespaces, pins and files that process `pid` made under [`unique_name`]s and that are still there.
+pub fn left_by(pid: u32) -> Vec<PathBuf> {
+    let pins = Path::new(BPFFS).join("gregw");
+    [
+        NAMESPACE_DIRECTORY.as_ref(),
+        pins.as_path(),
+        RUN_DIRECTORY.as_ref(),
+    ]
+    .into_iter()
+    // A directory that is missing holds nothing.
+    .filter_map(|directory| std::fs::read_dir(directory).ok())
+    .flat_map(Iterator::flatten)
+    .filter(|entry| maker(&entry.file_name().to_string_lossy()) == Some(pid))
+    .map(|entry| entry.path())
+    .collect()
+}
+
 /// Status and output of a command, for messages.
 pub fn describe(output: &Output) -> String {
     format!(
@@ -366,7 +384,7 @@ pub fn describe(output: &Output) -> String {
     )
 }
 
-/// The gregw binary: `$GREGW`, or the one in the directory above the test's own.
+/// The gregw binary: `$GREGW`, or the one that cargo built beside this program.
 ///
 /// # Panics
 /// If there is none.
@@ -381,11 +399,11 @@ pub fn binary() -> PathBuf {
 }
 
 fn built_binary() -> PathBuf {
-    let test = std::env::current_exe().expect("a process knows its own file");
-    let profile = test
+    let own = std::env::current_exe().expect("a process knows its own file");
+    let profile = own
         .ancestors()
-        .nth(2)
-        .expect("tests are in target/<profile>/deps");
+        .find(|directory| directory.join(".fingerprint").exists())
+        .expect("cargo built this program into target/<profile>, or deps below it");
     profile.join("gregw")
 }
 

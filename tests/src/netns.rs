@@ -15,7 +15,8 @@ use nix::sched::{CloneFlags, setns};
 
 use crate::sys;
 
-const NAMESPACE_DIRECTORY: &str = "/run/netns";
+/// Where named namespaces are.
+pub const NAMESPACE_DIRECTORY: &str = "/run/netns";
 /// Names are `gregw-<pid>-<number>-<label>`; the pid tells whether the owner still runs.
 const NAME_PREFIX: &str = "gregw-";
 
@@ -250,12 +251,15 @@ pub fn unique_name(label: &str) -> String {
     format!("{NAME_PREFIX}{}-{number}-{label}", std::process::id())
 }
 
+/// The process in which [`unique_name`] made `name`, if it did.
+pub fn maker(name: &str) -> Option<u32> {
+    let (pid, _) = name.strip_prefix(NAME_PREFIX)?.split_once('-')?;
+    pid.parse().ok()
+}
+
 /// Whether `name` was made by [`unique_name`] in a process that has ended.
 pub fn is_leftover(name: &str) -> bool {
-    name.strip_prefix(NAME_PREFIX)
-        .and_then(|rest| rest.split('-').next())
-        .and_then(|pid| pid.parse::<u32>().ok())
-        .is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
+    maker(name).is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
 }
 
 /// Removes what killed test processes left behind.

@@ -4,8 +4,10 @@
 //! Whatever ends it (a failed step, a signal, a panic of the harness), everything is taken down again.
 
 mod interrupt;
+mod isolation;
 mod places;
 mod play;
+mod reach;
 mod script;
 mod site;
 

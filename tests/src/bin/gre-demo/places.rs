@@ -5,7 +5,8 @@
 
 use std::net::IpAddr;
 
-use gre_tests::netns::{Handle, Namespace};
+use anyhow::{Context, Result};
+use gre_tests::netns::Namespace;
 use gre_tests::topology::{Machine, Segment, Underlay};
 
 use crate::site::Inside;
@@ -21,6 +22,9 @@ tailspin  site 10.41.0.65  --GRE in IPv6-- u1 2001:db8:1::1 /        \\---- tail
 northwind site 10.21.0.65  --no key------- u1 198.51.101.1            '-- northwind  10.20.0.4   machine
 
 contoso and northwind are peered. Each site, machine and provider's router is a network namespace of its own.";
+
+/// The address of a machine in contoso's site, and of one in fabrikam's.
+pub(crate) const SAME_SITE: &str = "10.11.30.65";
 
 /// A customer: one machine on a port of the gateway, and one site behind a tunnel.
 pub(crate) struct Customer {
@@ -81,25 +85,6 @@ impl Places {
             gateway,
         }
     }
-
-    /// The names of all namespaces that hold a customer, a router or the gateway.
-    pub(crate) fn namespaces(&self) -> Vec<String> {
-        let customers = [
-            &self.contoso,
-            &self.fabrikam,
-            &self.tailspin,
-            &self.northwind,
-        ];
-        let customers: Vec<[&Handle; 2]> = customers
-            .map(|customer| {
-                let handles: [&Handle; 2] = [&customer.machine.namespace, &customer.site.namespace];
-                handles
-            })
-            .to_vec();
-        let others: [&Handle; 3] = [&self.gateway, &self.shared.host, &self.dual_stack.host];
-        let all = customers.concat().into_iter().chain(others);
-        all.map(|namespace| namespace.name().to_owned()).collect()
-    }
 }
 
 impl Customer {
@@ -107,4 +92,9 @@ impl Customer {
     pub(crate) fn machine_address(&self, ipv6: bool) -> IpAddr {
         self.machine.address(ipv6)
     }
+}
+
+/// Reads an address of the demonstration.
+pub(crate) fn address(text: &str) -> Result<IpAddr> {
+    text.parse().with_context(|| format!("address {text}"))
 }

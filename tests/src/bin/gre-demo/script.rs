@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use crate::interrupt::Interrupt;
 
 /// Columns that the description of a step takes.
-const DESCRIPTION: usize = 74;
+const DESCRIPTION: usize = 80;
 
 /// The demonstration as it is told.
 pub(crate) struct Script<'a> {
