@@ -23,11 +23,9 @@ impl Sum {
     /// Adds an address as it lies in the packet.
     #[inline(always)]
     pub const fn add_16(self, bytes: [u8; 16]) -> Self {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
-        self.add_4([a, b, c, d])
-            .add_4([e, f, g, h])
-            .add_4([i, j, k, l])
-            .add_4([m, n, o, p])
+        let words = u128::from_ne_bytes(bytes);
+        let (low, high) = (words as u64, (words >> 64) as u64);
+        Self(self.0 + (low & 0xffff_ffff) + (low >> 32) + (high & 0xffff_ffff) + (high >> 32))
     }
 
     /// Adds bytes from an even offset; an odd last byte counts as if a zero followed (RFC 1071 §4.1).

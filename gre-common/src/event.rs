@@ -4,24 +4,25 @@
 
 use crate::id::{Address, MacAddress, PortId};
 
-/// A record of `EVENTS`.
-#[repr(C)]
+/// A record of `EVENTS`. It is built on the stack, where the verifier wants aligned stores: hence the order.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
+    /// The machine's address; IPv4 in the first four bytes.
+    pub address: [u8; 16],
     /// The port in question.
     pub port: PortId,
-    /// Layer-2 address, for [`EventKind::NeighbourSeen`]. At a multiple of four: it is built on the stack, where the
-    /// verifier wants aligned stores.
+    /// Layer-2 address, for [`EventKind::NeighbourSeen`].
     pub mac: MacAddress,
     /// An [`EventKind`].
     pub kind: u8,
     /// Family of [`Event::address`]: 4 or 6.
     pub family: u8,
-    /// The machine's address; IPv4 in the first four bytes.
-    pub address: [u8; 16],
+    /// Zero.
+    pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<Event>() == 28);
+const _: () = assert!(size_of::<Event>() == 32);
 
 /// What happened.
 #[repr(u8)]
@@ -66,10 +67,11 @@ impl Event {
     fn new(kind: EventKind, port: PortId, address: Address, mac: MacAddress) -> Self {
         Self {
             kind: kind as u8,
-            family: address.family(),
+            family: address.family() as u8,
             mac,
             port,
             address: address.to_bytes(),
+            reserved: 0,
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Written by the daemon, built by the pipeline. `repr(C)` without padding, since the kernel hashes every byte;
 //! addresses in transmission order, integers in host order.
 
-use crate::id::{Address, GreKey, IfIndex, VlanId};
+use crate::id::{Address, Family, GreKey, IfIndex, PortId, VlanId};
 
 /// Key of `PORTS_BY_VLAN`: a tagged port of a device.
 #[repr(C)]
@@ -62,7 +62,20 @@ pub struct EndpointKey {
     pub family: u32,
 }
 
+/// Key of `LEARNT`: a machine by port and address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MachineKey {
+    /// The machine's address, in the 16 bytes of [`Address::to_bytes`].
+    pub address: [u8; 16],
+    /// 4 or 6.
+    pub family: u32,
+    /// The port.
+    pub port: PortId,
+}
+
 const _: () = {
+    assert!(size_of::<MachineKey>() == 24);
     assert!(size_of::<VlanKey>() == 8);
     assert!(size_of::<DemuxKeyV4>() == 16);
     assert!(size_of::<DemuxKeyV6>() == 40);
@@ -86,20 +99,32 @@ impl DemuxKey {
             Some(GreKey(key)) => (key, 1),
             None => (0, 0),
         };
-        match (local, remote) {
-            (Address::V4(local), Address::V4(remote)) => Some(Self::V4(DemuxKeyV4 {
-                remote,
-                local,
+        match (local.family(), remote.family()) {
+            (Family::V4, Family::V4) => Some(Self::V4(DemuxKeyV4 {
+                remote: remote.to_v4(),
+                local: local.to_v4(),
                 key,
                 has_key,
             })),
-            (Address::V6(local), Address::V6(remote)) => Some(Self::V6(DemuxKeyV6 {
-                remote,
-                local,
+            (Family::V6, Family::V6) => Some(Self::V6(DemuxKeyV6 {
+                remote: remote.to_bytes(),
+                local: local.to_bytes(),
                 key,
                 has_key,
             })),
             _ => None,
+        }
+    }
+}
+
+impl MachineKey {
+    /// The key of the machine `address` on `port`.
+    #[inline(always)]
+    pub fn new(port: PortId, address: Address) -> Self {
+        Self {
+            address: address.to_bytes(),
+            family: address.family() as u32,
+            port,
         }
     }
 }
@@ -110,7 +135,7 @@ impl EndpointKey {
     pub fn new(address: Address) -> Self {
         Self {
             address: address.to_bytes(),
-            family: address.family().into(),
+            family: address.family() as u32,
         }
     }
 }

@@ -16,6 +16,8 @@ pub const TUNNELS: usize = 131_072;
 pub const NETWORKS: usize = 16_384;
 /// Machines on ports, together.
 pub const NEIGHBOURS: usize = 131_072;
+/// Machines that were learnt and have no route yet.
+pub const LEARNT: usize = 16_384;
 /// Underlay next hops.
 pub const ADJACENCIES: usize = 65_536;
 /// Counters of drops: one for each owner, direction and reason that occurs.

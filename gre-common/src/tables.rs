@@ -6,8 +6,10 @@
 use crate::counters::{Direction, Owner};
 use crate::entry::{AdjacencyEntry, InterfaceEntry, NeighbourEntry, PortEntry, TunnelEntry};
 use crate::event::Event;
-use crate::id::{Address, AdjacencyId, IfIndex, NeighbourId, NetworkId, PortId, TunnelId};
-use crate::key::{DemuxKeyV4, DemuxKeyV6, EndpointKey, VlanKey};
+use crate::id::{
+    Address, AdjacencyId, IfIndex, MacAddress, NeighbourId, NetworkId, PortId, TunnelId,
+};
+use crate::key::{DemuxKeyV4, DemuxKeyV6, EndpointKey, MachineKey, VlanKey};
 use crate::next_hop::NextHop;
 use crate::verdict::DropReason;
 
@@ -36,6 +38,10 @@ pub trait Tables {
     fn neighbour(&self, id: NeighbourId) -> Option<&NeighbourEntry>;
     /// Notes that the machine is being sent to, so that the daemon keeps its layer-2 address fresh.
     fn touch_neighbour(&self, id: NeighbourId);
+    /// The layer-2 address of a machine that was just learnt and has no route of its own yet.
+    fn learnt(&self, machine: &MachineKey) -> Option<MacAddress>;
+    /// Remembers the layer-2 address of a machine until the daemon has given it a route.
+    fn learn(&self, machine: &MachineKey, mac: MacAddress);
     /// An underlay next hop.
     fn adjacency(&self, id: AdjacencyId) -> Option<&AdjacencyEntry>;
     /// The sequence numbers of a tunnel.

@@ -6,7 +6,7 @@ use crate::frame::{NoRoom, Truncated};
 
 /// The outcome for a packet that is not dropped. Carries no data, so that every value of a
 /// `Result<Verdict, DropReason>` is defined in full: the verifier refuses copies of undefined registers.
-#[repr(u16)]
+#[repr(u64)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// Not the gateway's: the kernel gets it untouched.
@@ -22,8 +22,9 @@ pub enum Verdict {
 /// Declares the reasons with number, name and explanation in one place.
 macro_rules! drop_reasons {
     ($($(#[$doc:meta])* $name:ident = $number:literal, $label:literal, $text:literal;)*) => {
-        /// Why a packet was dropped.
-        #[repr(u16)]
+        /// Why a packet was dropped. As wide as a register: in a `Result` it shares memory with what else might be there,
+        /// and a narrow part would split that into accesses that the verifier finds unaligned.
+        #[repr(u64)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum DropReason {
             $(#[doc = $text] $name = $number,)*

@@ -5,7 +5,7 @@
 
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{
-    Array, DevMapHash, HashMap, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf,
+    Array, DevMapHash, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf,
 };
 use aya_ebpf::macros::btf_map;
 use gre_common::counters::{DropKey, Stats};
@@ -13,12 +13,12 @@ use gre_common::entry::{
     AdjacencyEntry, InterfaceEntry, NeighbourEntry, NetworkEntry, PortEntry, TunnelEntry,
 };
 use gre_common::event::Event;
-use gre_common::key::{DemuxKeyV4, DemuxKeyV6, EndpointKey, VlanKey};
+use gre_common::key::{DemuxKeyV4, DemuxKeyV6, EndpointKey, MachineKey, VlanKey};
 use gre_common::limits;
 
 use crate::frame::Scratch;
 use crate::sequence::Sequence;
-use crate::tables::FibMemory;
+use crate::tables::{FibMemory, LearntMac};
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 
@@ -53,6 +53,9 @@ pub(crate) static FIB: Array<FibMemory, 1, MMAPABLE> = Array::new();
 #[btf_map]
 pub(crate) static NEIGHBOURS: Array<NeighbourEntry, { limits::NEIGHBOURS }, MMAPABLE> =
     Array::new();
+/// Layer-2 addresses of machines that the daemon has not given a route yet.
+#[btf_map]
+pub(crate) static LEARNT: LruHashMap<MachineKey, LearntMac, { limits::LEARNT }> = LruHashMap::new();
 /// Underlay next hops by adjacency id.
 #[btf_map]
 pub(crate) static ADJACENCIES: Array<AdjacencyEntry, { limits::ADJACENCIES }> = Array::new();

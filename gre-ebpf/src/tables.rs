@@ -9,8 +9,10 @@ use gre_common::counters::{Direction, DropKey, Owner, Stats};
 use gre_common::entry::{AdjacencyEntry, InterfaceEntry, NeighbourEntry, PortEntry, TunnelEntry};
 use gre_common::event::Event;
 use gre_common::fib::{self, Root, Store};
-use gre_common::id::{Address, AdjacencyId, IfIndex, NeighbourId, NetworkId, PortId, TunnelId};
-use gre_common::key::{DemuxKeyV4, DemuxKeyV6, EndpointKey, VlanKey};
+use gre_common::id::{
+    Address, AdjacencyId, Family, IfIndex, MacAddress, NeighbourId, NetworkId, PortId, TunnelId,
+};
+use gre_common::key::{DemuxKeyV4, DemuxKeyV6, EndpointKey, MachineKey, VlanKey};
 use gre_common::limits;
 use gre_common::next_hop::NextHop;
 use gre_common::tables::Tables;
@@ -25,6 +27,10 @@ pub(crate) struct KernelTables;
 /// The memory of the compiled routing tables.
 #[repr(C, align(8))]
 pub(crate) struct FibMemory([u8; limits::FIB_BYTES]);
+
+/// Value of `LEARNT`, aligned as the verifier wants copies on the stack to be.
+#[repr(C, align(8))]
+pub(crate) struct LearntMac(MacAddress, [u8; 2]);
 
 impl Tables for KernelTables {
     type Sequence = Sequence;
@@ -69,11 +75,13 @@ impl Tables for KernelTables {
         let Some(network) = maps::NETWORKS.get(network.0) else {
             return NextHop::NONE;
         };
-        NextHop(match *destination {
-            Address::V4(address) => gregw_look_up_v4(network.root_v4, u32::from_be_bytes(address)),
-            Address::V6(address) => {
-                let address = u128::from_be_bytes(address);
-                gregw_look_up_v6(network.root_v6, (address >> 64) as u64, address as u64)
+        NextHop(match destination.family() {
+            Family::V4 => {
+                gregw_look_up_v4(network.root_v4, u32::from_be_bytes(destination.to_v4()))
+            }
+            Family::V6 => {
+                let (high, low) = destination.halves();
+                gregw_look_up_v6(network.root_v6, high, low)
             }
         })
     }
@@ -95,6 +103,19 @@ impl Tables for KernelTables {
             // SAFETY: as above.
             unsafe { ptr::write_volatile(used, 1) };
         }
+    }
+
+    #[inline(always)]
+    fn learnt(&self, machine: &MachineKey) -> Option<MacAddress> {
+        let entry = maps::LEARNT.get_ptr(machine)?;
+        // SAFETY: the pointer comes from a map look-up; a torn read sends one frame to a wrong address of the link.
+        Some(unsafe { (*entry).0 })
+    }
+
+    #[inline(always)]
+    fn learn(&self, machine: &MachineKey, mac: MacAddress) {
+        // An entry that finds no room is learnt again with the next question of the machine.
+        let _ = maps::LEARNT.insert(machine, LearntMac(mac, [0; 2]), 0);
     }
 
     #[inline(always)]

@@ -486,7 +486,7 @@ impl Machine {
             port: self.port,
             mac: self.mac,
             resolved: self.resolved.into(),
-            family: address.family(),
+            family: address.family() as u8,
             address: address.to_bytes(),
             used: 0,
         }
@@ -584,7 +584,7 @@ mod tests {
             assert!(bench.missing(last).is_empty(), "{last}");
         }
         let now = bench.now;
-        let elsewhere = Address::V4([10, 0, 1, 7]);
+        let elsewhere = Address::v4([10, 0, 1, 7]);
         bench.neighbours.seen(PORT, elsewhere, OLD, now);
         bench
             .neighbours
@@ -675,11 +675,11 @@ mod tests {
         bench.neighbours.set_port(PORT, wide, now);
         for number in 0..PORT_LIMIT as u16 + 300 {
             let [high, low] = number.to_be_bytes();
-            let machine = Address::V4([10, 0, high + 1, low]);
+            let machine = Address::v4([10, 0, high + 1, low]);
             bench.neighbours.seen(PORT, machine, OLD, now);
             bench
                 .neighbours
-                .missing(PORT, Address::V4([10, 0, high + 100, low]), now);
+                .missing(PORT, Address::v4([10, 0, high + 100, low]), now);
         }
         assert_eq!(bench.known().len(), PORT_LIMIT);
         assert_eq!(bench.neighbours.inquiries.len(), INQUIRIES_LIMIT);

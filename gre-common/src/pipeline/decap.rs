@@ -4,7 +4,7 @@
 
 use crate::checksum;
 use crate::frame::Frame;
-use crate::id::{Address, NetworkId};
+use crate::id::{Family, NetworkId};
 use crate::tables::Tables;
 use crate::verdict::DropReason;
 use crate::wire::ip::{ecn, ipv6_first_word};
@@ -90,8 +90,8 @@ fn combined(outer: u8, inner: u8) -> Result<u8, DropReason> {
 }
 
 fn set_tos<F: Frame>(frame: &mut F, inner: &mut Inner, tos: u8) -> Result<(), DropReason> {
-    match inner.destination {
-        Address::V4(_) => {
+    match inner.destination.family() {
+        Family::V4 => {
             let [version, old]: [u8; 2] = frame.read(inner.offset)?;
             let sum = frame.read(inner.offset + 10)?;
             frame.write(inner.offset, [version, tos])?;
@@ -100,7 +100,7 @@ fn set_tos<F: Frame>(frame: &mut F, inner: &mut Inner, tos: u8) -> Result<(), Dr
                 checksum::update(sum, [version, old], [version, tos]),
             )?;
         }
-        Address::V6(_) => {
+        Family::V6 => {
             let label = u32::from_be_bytes(frame.read(inner.offset)?);
             frame.write(inner.offset, ipv6_first_word(tos, label))?;
         }

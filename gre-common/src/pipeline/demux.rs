@@ -4,7 +4,7 @@
 //! asks [`is_ours`] before it believes an error.
 
 use crate::frame::Frame;
-use crate::id::{Address, EtherType, TunnelId};
+use crate::id::{EtherType, Family, TunnelId};
 use crate::key::{DemuxKeyV4, DemuxKeyV6, EndpointKey};
 use crate::tables::Tables;
 use crate::verdict::DropReason;
@@ -55,20 +55,19 @@ pub(super) fn tunnel<F: Frame, T: Tables>(
     } else {
         (0, 0)
     };
-    let id = match (outer.remote, outer.local) {
-        (Address::V4(remote), Address::V4(local)) => tables.demux_v4(&DemuxKeyV4 {
-            remote,
-            local,
+    let id = match outer.local.family() {
+        Family::V4 => tables.demux_v4(&DemuxKeyV4 {
+            remote: outer.remote.to_v4(),
+            local: outer.local.to_v4(),
             key,
             has_key,
         }),
-        (Address::V6(remote), Address::V6(local)) => tables.demux_v6(&DemuxKeyV6 {
-            remote,
-            local,
+        Family::V6 => tables.demux_v6(&DemuxKeyV6 {
+            remote: outer.remote.to_bytes(),
+            local: outer.local.to_bytes(),
             key,
             has_key,
         }),
-        _ => None,
     };
     Ok(Received {
         id: id.ok_or(DropReason::UnknownTunnel)?,
@@ -90,7 +89,7 @@ fn check_outer<F: Frame>(frame: &F, outer: &Outer) -> Result<(), DropReason> {
     if outer.fragment {
         return Err(DropReason::OuterFragment);
     }
-    if let Address::V4(_) = outer.local {
+    if outer.local.family() == Family::V4 {
         let (offset, length) = outer.header;
         if length < IPV4_LENGTH {
             return Err(DropReason::OuterMalformed);

@@ -4,7 +4,7 @@
 
 use crate::checksum;
 use crate::frame::Frame;
-use crate::id::{Address, IpProto};
+use crate::id::{Family, IpProto};
 use crate::verdict::DropReason;
 use crate::wire::icmp::IcmpHeader;
 
@@ -17,9 +17,9 @@ const TTL: u8 = 64;
 /// Turns a request into its reply in place; whatever is not a request is refused.
 #[inline(never)]
 pub(super) fn reply<F: Frame>(frame: &mut F, inner: &mut Inner) -> Result<(), DropReason> {
-    let reply = match (inner.destination, inner.protocol) {
-        (Address::V4(_), IpProto::ICMP) => IcmpHeader::ECHO_REPLY,
-        (Address::V6(_), IpProto::ICMPV6) => IcmpHeader::ECHO_REPLY_V6,
+    let reply = match (inner.destination.family(), inner.protocol) {
+        (Family::V4, IpProto::ICMP) => IcmpHeader::ECHO_REPLY,
+        (Family::V6, IpProto::ICMPV6) => IcmpHeader::ECHO_REPLY_V6,
         _ => return Err(DropReason::LocalUnsupported),
     };
     let offset = inner.offset + inner.header_length;
@@ -42,18 +42,18 @@ pub(super) fn reply<F: Frame>(frame: &mut F, inner: &mut Inner) -> Result<(), Dr
         },
     )?;
     // Exchanging the addresses changes no checksum: all sums are commutative.
-    match (inner.source, inner.destination) {
-        (Address::V4(source), Address::V4(destination)) => {
-            frame.write(inner.offset + 12, destination)?;
-            frame.write(inner.offset + 16, source)?;
+    let (source, destination) = (inner.source, inner.destination);
+    match destination.family() {
+        Family::V4 => {
+            frame.write(inner.offset + 12, destination.to_v4())?;
+            frame.write(inner.offset + 16, source.to_v4())?;
         }
-        (Address::V6(source), Address::V6(destination)) => {
-            frame.write(inner.offset + 8, destination)?;
-            frame.write(inner.offset + 24, source)?;
+        Family::V6 => {
+            frame.write(inner.offset + 8, destination.to_bytes())?;
+            frame.write(inner.offset + 24, source.to_bytes())?;
         }
-        _ => return Err(DropReason::InnerMalformed),
     }
-    (inner.source, inner.destination) = (inner.destination, inner.source);
+    (inner.source, inner.destination) = (destination, source);
     encap::set_ttl(frame, inner, TTL)?;
     Ok(())
 }

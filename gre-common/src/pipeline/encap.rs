@@ -7,7 +7,7 @@ use crate::checksum::{self, Sum};
 use crate::counters::{Ledger, Owner};
 use crate::entry::{AdjacencyEntry, TunnelEntry, TunnelFlags};
 use crate::frame::{Frame, Truncated};
-use crate::id::{Address, EtherType, IpProto, TunnelId};
+use crate::id::{Address, EtherType, Family, IpProto, TunnelId};
 use crate::tables::{SequenceCell, Tables};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::ether::EthernetHeader;
@@ -34,13 +34,13 @@ pub(super) fn set_ttl<F: Frame>(
     inner: &mut Inner,
     ttl: u8,
 ) -> Result<(), Truncated> {
-    match inner.destination {
-        Address::V4(_) => {
+    match inner.destination.family() {
+        Family::V4 => {
             let [old, protocol, sum @ ..]: [u8; 4] = frame.read(inner.offset + 8)?;
             let [high, low] = checksum::update(sum, [old, protocol], [ttl, protocol]);
             frame.write(inner.offset + 8, [ttl, protocol, high, low])?;
         }
-        Address::V6(_) => frame.write(inner.offset + 6, [inner.protocol.0, ttl])?,
+        Family::V6 => frame.write(inner.offset + 6, [inner.protocol.0, ttl])?,
     }
     inner.ttl = ttl;
     Ok(())
@@ -207,9 +207,9 @@ fn write_gre<F: Frame>(
     offset: usize,
 ) -> Result<(), DropReason> {
     let flags = tunnel.flags;
-    let protocol = match inner.destination {
-        Address::V4(_) => EtherType::IPV4,
-        Address::V6(_) => EtherType::IPV6,
+    let protocol = match inner.destination.family() {
+        Family::V4 => EtherType::IPV4,
+        Family::V6 => EtherType::IPV6,
     };
     let header = GreHeader::new(
         flags.contains(TunnelFlags::CHECKSUM),
@@ -260,8 +260,5 @@ fn flow_label<F: Frame>(frame: &F, inner: &Inner) -> u32 {
 /// An address as 32 bits and a little.
 #[inline(always)]
 fn fold(address: &Address) -> u64 {
-    match *address {
-        Address::V4(address) => Sum::default().add_4(address).0,
-        Address::V6(address) => Sum::default().add_16(address).0,
-    }
+    Sum::default().add_16(address.to_bytes()).0
 }

@@ -7,7 +7,8 @@ use crate::counters::{Ledger, Owner};
 use crate::entry::PortEntry;
 use crate::event::Event;
 use crate::frame::{Frame, NoRoom};
-use crate::id::{Address, EtherType, NeighbourId, NetworkId, PortId};
+use crate::id::{Address, EtherType, Family, MacAddress, NeighbourId, NetworkId, PortId};
+use crate::key::MachineKey;
 use crate::next_hop::{NextHop, Target};
 use crate::tables::Tables;
 use crate::verdict::{DropReason, Verdict};
@@ -54,7 +55,12 @@ pub(super) fn forward<F: Frame, T: Tables>(
             }
             encap::into_tunnel(frame, tables, id, &inner, ledger)
         }
-        Target::Connected(port) => Err(unresolved(tables, port, &inner.destination, ledger)),
+        Target::Connected(port) => {
+            if from_tunnel && !originated {
+                encap::decrement_ttl(frame, &mut inner)?;
+            }
+            to_new_machine(frame, tables, port, &inner, ledger)
+        }
         Target::Blackhole => Err(DropReason::Blackhole),
         Target::Local(_) => Err(DropReason::LocalUnsupported),
         Target::Peer(_) => Err(DropReason::PeeringTransit),
@@ -77,13 +83,14 @@ pub(super) fn reframe<F: Frame>(frame: &mut F, inner: &Inner, header: usize) -> 
 /// Whether a router may forward packets with this source or destination (RFC 1812 §5.3.7, RFC 3927 §7, RFC 4291 §2.5).
 #[inline(always)]
 fn is_forwardable(address: &Address) -> bool {
-    match address {
-        Address::V4([169, 254, _, _]) => false,
-        Address::V4([first, ..]) => !matches!(first, 0 | 127 | 224..),
-        Address::V6([0xff, ..]) => false,
-        Address::V6([0xfe, second, ..]) => second & 0xc0 != 0x80,
-        Address::V6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]) => *last > 1,
-        Address::V6(_) => true,
+    match address.family() {
+        Family::V4 => !matches!(address.to_v4(), [0 | 127 | 224.., ..] | [169, 254, ..]),
+        Family::V6 => match address.to_bytes() {
+            [0xff, ..] => false,
+            [0xfe, second, ..] => second & 0xc0 != 0x80,
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last] => last > 1,
+            _ => true,
+        },
     }
 }
 
@@ -133,14 +140,43 @@ fn to_machine<F: Frame, T: Tables>(
         let address = neighbour.address().ok_or(DropReason::MissingEntry)?;
         return Err(unresolved(tables, port_id, &address, ledger));
     }
+    to_port(frame, tables, port_id, mac, inner, ledger)
+}
+
+/// Sends to a machine that has no route of its own yet: it was learnt a moment ago, or is not known at all.
+#[inline(always)]
+fn to_new_machine<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    port: PortId,
+    inner: &Inner,
+    ledger: &mut Ledger,
+) -> Result<Verdict, DropReason> {
+    let Some(mac) = tables.learnt(&MachineKey::new(port, inner.destination)) else {
+        return Err(unresolved(tables, port, &inner.destination, ledger));
+    };
+    // The daemon may have missed it the first time.
+    tables.emit(&Event::seen(port, inner.destination, mac));
+    to_port(frame, tables, port, mac, inner, ledger)
+}
+
+#[inline(always)]
+fn to_port<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    port_id: PortId,
+    mac: MacAddress,
+    inner: &Inner,
+    ledger: &mut Ledger,
+) -> Result<Verdict, DropReason> {
     ledger.leave_through(Owner::Port(port_id), inner.length);
     let port: PortEntry = *tables.port(port_id).ok_or(DropReason::MissingEntry)?;
     if inner.length > port.mtu as usize {
         return Err(DropReason::ExceedsPortMtu);
     }
-    let ether_type = match inner.destination {
-        Address::V4(_) => EtherType::IPV4,
-        Address::V6(_) => EtherType::IPV6,
+    let ether_type = match inner.destination.family() {
+        Family::V4 => EtherType::IPV4,
+        Family::V6 => EtherType::IPV6,
     };
     if port.vlan.0 == 0 {
         reframe(frame, inner, EthernetHeader::LENGTH)?;

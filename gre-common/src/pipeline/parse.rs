@@ -47,7 +47,8 @@ pub(super) struct Outer {
     pub fragment: bool,
 }
 
-/// The packet to forward.
+/// The packet to forward. In this order the single bytes share an aligned word on the stack, which the verifier wants.
+#[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Inner {
     /// Source address.
@@ -122,8 +123,8 @@ fn outer_v4<F: Frame>(frame: &F, offset: usize) -> Result<Option<Outer>, DropRea
     }
     let length = header.header_length();
     Ok(Some(Outer {
-        remote: Address::V4(header.src_addr),
-        local: Address::V4(header.dst_addr),
+        remote: Address::v4(header.src_addr),
+        local: Address::v4(header.dst_addr),
         tos: header.tos,
         gre: offset + length,
         end: offset + u16::from_be_bytes(header.tot_len) as usize,
@@ -151,8 +152,8 @@ fn outer_v6<F: Frame>(frame: &F, offset: usize) -> Result<Option<Outer>, DropRea
         gre = behind.offset as usize;
     }
     Ok(Some(Outer {
-        remote: Address::V6(header.src_addr),
-        local: Address::V6(header.dst_addr),
+        remote: Address::v6(header.src_addr),
+        local: Address::v6(header.dst_addr),
         tos: header.traffic_class(),
         gre,
         end: offset + IPV6_LENGTH + u16::from_be_bytes(header.payload_len) as usize,
@@ -273,8 +274,8 @@ fn inner_v4<F: Frame>(frame: &F, offset: usize) -> Result<Inner, DropReason> {
         return Err(DropReason::InnerChecksum);
     }
     Ok(Inner {
-        source: Address::V4(header.src_addr),
-        destination: Address::V4(header.dst_addr),
+        source: Address::v4(header.src_addr),
+        destination: Address::v4(header.dst_addr),
         offset,
         length,
         header_length,
@@ -292,8 +293,8 @@ fn inner_v6<F: Frame>(frame: &F, offset: usize) -> Result<Inner, DropReason> {
         return Err(DropReason::InnerVersion);
     }
     Ok(Inner {
-        source: Address::V6(header.src_addr),
-        destination: Address::V6(header.dst_addr),
+        source: Address::v6(header.src_addr),
+        destination: Address::v6(header.dst_addr),
         offset,
         length: IPV6_LENGTH + u16::from_be_bytes(header.payload_len) as usize,
         header_length: IPV6_LENGTH,

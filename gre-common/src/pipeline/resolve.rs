@@ -8,6 +8,7 @@ use crate::entry::PortEntry;
 use crate::event::Event;
 use crate::frame::{Frame, NoRoom, Truncated};
 use crate::id::{Address, EtherType, IpProto, MacAddress, PortId};
+use crate::key::MachineKey;
 use crate::next_hop::Target;
 use crate::tables::Tables;
 use crate::verdict::Verdict;
@@ -93,7 +94,7 @@ fn arp<F: Frame, T: Tables>(
         tables,
         id,
         port,
-        Address::V4(packet.spa),
+        Address::v4(packet.spa),
         sender,
         is_reply_to_us,
     );
@@ -101,7 +102,7 @@ fn arp<F: Frame, T: Tables>(
         return Ok(Verdict::Consume);
     }
     if packet.oper != arp_wire::REQUEST.to_be_bytes()
-        || !is_own(tables, id, port, Address::V4(packet.tpa))
+        || !is_own(tables, id, port, Address::v4(packet.tpa))
     {
         return Ok(Verdict::Pass);
     }
@@ -140,7 +141,7 @@ fn discovery<F: Frame, T: Tables>(
             tables,
             id,
             port,
-            Address::V6(message.target),
+            Address::v6(message.target),
             mac,
             link.unicast_to_us,
         );
@@ -153,9 +154,9 @@ fn discovery<F: Frame, T: Tables>(
     let asks_for_itself = header.src_addr == [0; 16];
     if !asks_for_itself {
         let mac = link_layer(frame, link, length, LinkLayerOption::SOURCE).unwrap_or(link.source);
-        learn(tables, id, port, Address::V6(header.src_addr), mac, false);
+        learn(tables, id, port, Address::v6(header.src_addr), mac, false);
     }
-    if !is_own(tables, id, port, Address::V6(message.target)) {
+    if !is_own(tables, id, port, Address::v6(message.target)) {
         return Ok(Verdict::Pass);
     }
     let to = if asks_for_itself {
@@ -272,7 +273,7 @@ fn is_own<T: Tables>(tables: &T, id: PortId, port: &PortEntry, address: Address)
     route(tables, port, &address) == Some(Target::Local(id))
 }
 
-/// Tells the daemon of a machine whose layer-2 address is new, or that answered a question (`is_answer`).
+/// Notes the layer-2 address that a machine showed, be it in answer to a question of the daemon or not.
 #[inline(always)]
 fn learn<T: Tables>(
     tables: &T,
@@ -285,12 +286,39 @@ fn learn<T: Tables>(
     if mac.is_group() || mac == MacAddress::default() {
         return;
     }
+    let sighting = Sighting {
+        address,
+        mac: mac.to_word(),
+        is_answer: is_answer.into(),
+    };
+    learn_from(tables, id, port, &sighting);
+}
+
+/// In whole words, as the verifier wants accesses to another function's stack.
+#[repr(C)]
+struct Sighting {
+    address: Address,
+    mac: u64,
+    is_answer: u64,
+}
+
+/// Tells the daemon of a machine whose layer-2 address is new, or that answered. A new machine can be sent to at once:
+/// what it asks right after resolving the gateway is answered. Out of line: it needs stack of its own.
+#[inline(never)]
+fn learn_from<T: Tables>(tables: &T, id: PortId, port: &PortEntry, sighting: &Sighting) {
+    let address = sighting.address;
+    let mac = MacAddress::from_word(sighting.mac);
     let is_news = match route(tables, port, &address) {
-        Some(Target::Connected(connected)) => connected == id,
+        Some(Target::Connected(connected)) if connected == id => {
+            tables.learn(&MachineKey::new(id, address), mac);
+            true
+        }
         Some(Target::Neighbour(neighbour)) => tables.neighbour(neighbour).is_some_and(|entry| {
             entry.port == id
                 && entry.address() == Some(address)
-                && (is_answer || entry.resolved == 0 || entry.mac != mac)
+                && (sighting.is_answer != 0
+                    || entry.resolved == 0
+                    || entry.mac.to_word() != sighting.mac)
         }),
         _ => false,
     };

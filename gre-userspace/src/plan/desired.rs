@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use gre_common::entry::{InterfaceEntry, InterfaceFlags, PortEntry, TunnelEntry, TunnelFlags};
 use gre_common::id::{
-    Address, AdjacencyId, GreKey, IfIndex, MacAddress, NetworkId, PortId, TunnelId, VlanId,
+    Address, AdjacencyId, Family, GreKey, IfIndex, MacAddress, NetworkId, PortId, TunnelId, VlanId,
 };
 use gre_common::key::DemuxKey;
 use gre_common::next_hop::Target;
@@ -262,9 +262,9 @@ impl Tunnel {
     pub fn entry(&self, adjacency: AdjacencyId) -> TunnelEntry {
         let flags = self.flags();
         let (local, remote) = (Address::from(self.local), Address::from(self.remote));
-        let header_sum = match (local, remote) {
-            (Address::V4(local), Address::V4(remote)) => TunnelEntry::header_sum(local, remote),
-            _ => 0,
+        let header_sum = match remote.family() {
+            Family::V4 => TunnelEntry::header_sum(local.to_v4(), remote.to_v4()),
+            Family::V6 => 0,
         };
         TunnelEntry {
             network: self.network,
