@@ -351,6 +351,8 @@ impl Live {
                 anyhow::Error::from(error)
             );
         }
+        // What the data plane remembered by itself must not outlive the route that replaces it.
+        self.plane.maps.forget_learnt(port, address.into());
     }
 
     /// Forgets tunnels that were announced and do not run.

@@ -16,7 +16,7 @@ use gre_common::fib::Root;
 use gre_common::id::{
     Address, AdjacencyId, IfIndex, NeighbourId, NetworkId, PortId, TunnelId, VlanId,
 };
-use gre_common::key::{DemuxKey, DemuxKeyV4, DemuxKeyV6, EndpointKey, VlanKey};
+use gre_common::key::{DemuxKey, DemuxKeyV4, DemuxKeyV6, EndpointKey, MachineKey, VlanKey};
 use gre_common::limits;
 use gre_common::tables::SequenceEntry;
 use gre_common::verdict::DropReason;
@@ -41,12 +41,13 @@ pub struct Maps {
     port_stats: PerCpuArray<MapData, Plain<Stats>>,
     drops: PerCpuHashMap<MapData, Plain<DropKey>, u64>,
     sequences: Array<MapData, Plain<SequenceEntry>>,
+    learnt: HashMap<MapData, Plain<MachineKey>, u64>,
     devices: DevMapHash<MapData>,
 }
 
 impl Maps {
     /// The version of names, keys and values: what `VERSION` holds.
-    pub const ABI: u32 = 1;
+    pub const ABI: u32 = limits::ABI_VERSION;
 
     /// Takes the maps out of a loaded object, and maps the memory of the compiled routing tables.
     pub fn take(ebpf: &mut Ebpf) -> Result<(Self, MappedArray)> {
@@ -71,6 +72,7 @@ impl Maps {
             port_stats: take(ebpf, "PORT_STATS")?,
             drops: take(ebpf, "DROPS")?,
             sequences: take(ebpf, "SEQUENCES")?,
+            learnt: take(ebpf, "LEARNT")?,
             devices: take(ebpf, "DEVICES")?,
         };
         Ok((maps, fib))
@@ -90,6 +92,12 @@ impl Maps {
         self.ports
             .set(id.0, Plain(entry), 0)
             .map_err(|source| Error::bpf(format!("write port {id} to map PORTS"), source))
+    }
+
+    /// Removes what the data plane remembers of a machine by itself. Nothing depends on it: such an entry gives way to
+    /// any newer one.
+    pub fn forget_learnt(&mut self, port: PortId, address: Address) {
+        let _ = self.learnt.remove(&Plain(MachineKey::new(port, address)));
     }
 
     /// Whose frames with this tag are; `None`: the kernel's.
@@ -272,6 +280,7 @@ plain!(
     DemuxKeyV6,
     DropKey,
     EndpointKey,
+    MachineKey,
     InterfaceEntry,
     PortEntry,
     SequenceEntry,
