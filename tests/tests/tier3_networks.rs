@@ -193,9 +193,8 @@ fn routes_agree_with_a_naive_model_while_they_change_under_traffic() {
         table.add(&mut random);
     }
     let background = Stream::start(
-        &office.machine.end,
-        running.office.frame_to_branch(&stream::payload(1, 64)),
-        &office.underlay.site,
+        office.path_to_branch(),
+        office.frame_to_branch(&stream::payload(1, 64)),
         BACKGROUND_RATE,
     );
     let (machine, mut site) = (
@@ -568,7 +567,7 @@ fn changes_of_others_lose_no_packet_on_the_way_into_a_tunnel() {
     }
     changes_beside_a_stream(|office| {
         let frame = office.frame_to_branch(&stream::payload(1, 64));
-        Stream::start(&office.machine.end, frame, &office.underlay.site, FULL_RATE)
+        Stream::start(office.path_to_branch(), frame, FULL_RATE)
     });
 }
 
@@ -580,7 +579,7 @@ fn changes_of_others_lose_no_packet_on_the_way_out_of_a_tunnel() {
     }
     changes_beside_a_stream(|office| {
         let frame = office.frame_from_branch(&stream::payload(2, 64));
-        Stream::start(&office.underlay.site, frame, &office.machine.end, FULL_RATE)
+        Stream::start(office.path_from_branch(), frame, FULL_RATE)
     });
 }
 

@@ -268,7 +268,7 @@ fn creating_and_removing_a_peering_loses_no_packet_of_other_flows() {
     ]
     .concat();
     let frame = office.frame_to_branch(&stream::payload(1, 64));
-    let stream = Stream::start(&office.machine.end, frame, &office.underlay.site, FULL_RATE);
+    let stream = Stream::start(office.path_to_branch(), frame, FULL_RATE);
     for _ in 0..3 {
         std::thread::sleep(Duration::from_millis(150));
         gateway.apply(&peered);
