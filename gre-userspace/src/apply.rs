@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::time::Instant;
 
-use gre_common::counters::Owner;
 use gre_common::entry::{AdjacencyEntry, InterfaceEntry, NeighbourEntry, PortEntry, TunnelEntry};
 use gre_common::id::{IfIndex, NeighbourId, NetworkId, PortId, TunnelId};
 use gre_common::next_hop::{NextHop as Packed, Target};
@@ -17,7 +16,7 @@ use crate::adjacency::{Adjacencies, Way};
 use crate::dataplane::{self, DataPlane};
 use crate::error::Result;
 use crate::neighbour::{Action, Neighbours, Question};
-use crate::plan::{Change, Desired, Ids, NextHop, Port, Route, Tunnel, diff};
+use crate::plan::{Change, Desired, NextHop, Port, Route, Tunnel, diff};
 
 /// What runs.
 pub struct Live {
@@ -88,17 +87,6 @@ impl Live {
         }
         self.forget_unannounced(now);
         result
-    }
-
-    /// Clears the counters of whatever does not run any more, after some were taken over.
-    pub fn drop_orphaned_counters(&mut self, ids: &Ids) -> Result<()> {
-        let state = &self.state;
-        let ends = (ids.port_end(), ids.tunnel_end());
-        self.plane.maps.retain(ends, |owner| match owner {
-            Owner::Underlay(device) => state.interfaces.contains_key(&device),
-            Owner::Port(id) => state.ports.contains_key(&id),
-            Owner::Tunnel(id) => state.tunnels.contains_key(&id),
-        })
     }
 
     /// Carries out what the table of machines asks for; returns the questions, which are the caller's to send.
@@ -254,8 +242,7 @@ impl Live {
     fn remove_port(&mut self, id: PortId, now: Instant) -> Result<()> {
         self.neighbours.remove_port(id, now);
         self.carry_out_neighbour_actions();
-        self.plane.maps.set_port(id, PortEntry::default())?;
-        self.plane.maps.reset(Owner::Port(id))
+        self.plane.maps.set_port(id, PortEntry::default())
     }
 
     fn set_tunnel(&mut self, id: TunnelId, tunnel: &Tunnel, now: Instant) -> Result<()> {
@@ -269,8 +256,7 @@ impl Live {
     fn remove_tunnel(&mut self, id: TunnelId, now: Instant) -> Result<()> {
         self.plane.maps.set_tunnel(id, TunnelEntry::default())?;
         self.adjacencies.remove_tunnel(id, now);
-        self.write_adjacencies()?;
-        self.plane.maps.reset(Owner::Tunnel(id))
+        self.write_adjacencies()
     }
 
     /// Changes routes of one network at once, and the machines that they refer to.

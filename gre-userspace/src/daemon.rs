@@ -29,6 +29,8 @@ use crate::metrics;
 use crate::netlink::{self, Notifications};
 use crate::request::{Document, Request, Requests};
 
+/// How long a killed daemon may take to go.
+pub const DYING: Duration = Duration::from_secs(1);
 /// How long changes in the kernel are collected before they are followed.
 const GATHERING: Duration = Duration::from_millis(20);
 /// Requests that may wait for the loop.
@@ -56,9 +58,9 @@ pub fn run(instance: Instance, file: PathBuf) -> Result<(), Failure> {
 /// Removes what an instance without a running daemon has left behind. Returns whether there was anything.
 ///
 /// # Errors
-/// [`ExitCode::Busy`] while a daemon runs: ask that one.
-pub fn detach(instance: &Instance) -> Result<bool, Failure> {
-    let lock = instance.lock()?;
+/// [`ExitCode::Busy`] if a daemon still runs after `patience`: ask that one.
+pub fn detach(instance: &Instance, patience: Duration) -> Result<bool, Failure> {
+    let lock = instance.lock_within(patience)?;
     Ok(dataplane::remove_leftovers(instance, lock)?)
 }
 
@@ -98,7 +100,7 @@ impl Daemon {
         file: PathBuf,
         config: Config,
     ) -> Result<(Self, Gateway), Failure> {
-        let lock = instance.lock()?;
+        let lock = instance.lock_within(DYING)?;
         let (netlink, notifications) = netlink::connect()?;
         let socket = api::Socket::bind(&instance.socket())?;
         let metrics = match config.gateway.metrics {

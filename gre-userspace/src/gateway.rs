@@ -3,10 +3,11 @@
 //! Driven by the event loop in `daemon`, one call at a time. Holds: a reload that fails leaves everything as it was;
 //! what the data plane is told to do is complete before the first packet meets it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
+use gre_common::counters::Owner;
 use gre_common::event::{Event, EventKind};
 use gre_common::id::IfIndex;
 use gre_common::limits;
@@ -22,7 +23,7 @@ use crate::instance::{Instance, InstanceLock};
 use crate::neighbour::{Question, ROUND};
 use crate::netlink::{Hop, KernelNeighbour, Link, Netlink, Notification};
 use crate::peering::States;
-use crate::plan::{Desired, Device, Devices, Ids, Limits, Planned, plan};
+use crate::plan::{Desired, Device, Devices, Ids, Interface, Limits, Planned, plan};
 use crate::remembered::Remembered;
 use crate::report;
 use crate::solicitation::{Solicitation, Solicitor};
@@ -93,12 +94,12 @@ impl Gateway {
         let remembered = Remembered::load(&instance);
         let same_ids = remembered.is_some();
         let remembered = remembered.unwrap_or_default();
-        let (plane, streams, inheritance) = DataPlane::load(&instance, &links, same_ids)?;
+        let (plane, streams, machines) = DataPlane::load(&instance, &links, same_ids)?;
         let mut gateway = Self {
             config: config.clone(),
             peerings: remembered.peerings,
             ids: remembered.ids,
-            live: Live::new(plane, inheritance.machines),
+            live: Live::new(plane, machines),
             links: BTreeMap::new(),
             instance,
             lock,
@@ -109,7 +110,7 @@ impl Gateway {
             stale: Stale::default(),
         };
         gateway.set_links(links);
-        match gateway.bring_up(config, inheritance.counters).await {
+        match gateway.bring_up(config).await {
             Ok(()) => Ok((gateway, streams)),
             Err(failure) => {
                 if let Err(error) = gateway.live.plane.abandon() {
@@ -247,13 +248,10 @@ impl Gateway {
         self.write_adjacencies();
     }
 
-    async fn bring_up(&mut self, config: Config, inherited: bool) -> Result<(), Failure> {
+    async fn bring_up(&mut self, config: Config) -> Result<(), Failure> {
         let prepared = self.prepare(config).await?;
         self.enforce(prepared).await?;
         self.live.plane.supersede()?;
-        if inherited {
-            self.live.drop_orphaned_counters(&self.ids)?;
-        }
         Ok(())
     }
 
@@ -287,6 +285,7 @@ impl Gateway {
             self.remember(&self.ids, &self.peerings)?;
             return Err(error.into());
         }
+        self.clear_counters(&prepared.planned.ids)?;
         self.config = prepared.config;
         self.peerings = prepared.peerings;
         self.ids = prepared.planned.ids;
@@ -299,13 +298,26 @@ impl Gateway {
         Ok(())
     }
 
+    /// Clears the counters of what the configuration no longer names. (What only lost its device keeps them.)
+    fn clear_counters(&mut self, next: &Ids) -> Result<(), Error> {
+        let (ports, tunnels): (HashSet<_>, HashSet<_>) =
+            (next.ports().collect(), next.tunnels().collect());
+        let ports = self.ids.ports().filter(|id| !ports.contains(id));
+        let tunnels = self.ids.tunnels().filter(|id| !tunnels.contains(id));
+        let maps = &mut self.live.plane.maps;
+        ports
+            .map(Owner::Port)
+            .chain(tunnels.map(Owner::Tunnel))
+            .try_for_each(|owner| maps.reset(owner))
+    }
+
     async fn go_to(&mut self, desired: &Desired) -> Result<(), Error> {
         let unknown = self.live.announce(desired, Instant::now());
-        self.open_underlays(desired);
+        self.open_underlays(&desired.interfaces);
         self.look_up(unknown).await;
         let result = self.live.transition(desired, Instant::now());
-        let state = self.live.state.clone();
-        self.open_underlays(&state);
+        let interfaces = self.live.state.interfaces.clone();
+        self.open_underlays(&interfaces);
         // Taking steps back brings ways up again that had been forgotten.
         if result.is_err() {
             self.look_up(self.live.adjacencies.ways_without_hop()).await;
@@ -319,8 +331,8 @@ impl Gateway {
         let devices = self.devices(&self.config);
         if devices == self.planned_for {
             // Only a carrier came or went, if anything.
-            let state = self.live.state.clone();
-            self.open_underlays(&state);
+            let interfaces = self.live.state.interfaces.clone();
+            self.open_underlays(&interfaces);
             return;
         }
         let planned = plan(
@@ -455,11 +467,10 @@ impl Gateway {
         }
     }
 
-    /// Lets adjacencies use the underlay devices of a state that can send, and no others.
-    fn open_underlays(&mut self, state: &Desired) {
+    /// Lets adjacencies use the underlay devices that can send, and no others.
+    fn open_underlays(&mut self, interfaces: &BTreeMap<IfIndex, Interface>) {
         for (index, link) in &self.links {
-            let is_underlay = state
-                .interfaces
+            let is_underlay = interfaces
                 .get(index)
                 .is_some_and(|interface| interface.underlay);
             let device = link.mac.filter(|_| is_underlay && link.up);

@@ -7,6 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -70,6 +71,20 @@ impl Instance {
             // The last holder may have removed the file between our open and our lock.
             if same_file(&file, &path) {
                 return InstanceLock::new(file, path);
+            }
+        }
+    }
+
+    /// As [`Instance::lock`], but gives a holder this long to end: a process that was killed keeps the lock until the
+    /// kernel has taken it down.
+    pub fn lock_within(&self, patience: Duration) -> Result<InstanceLock> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match self.lock() {
+                Err(Error::InstanceBusy { .. }) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                other => return other,
             }
         }
     }

@@ -202,10 +202,43 @@ impl Gateway {
         let current = &self.live.state;
         let mut changes: Vec<_> = diff(current, desired)
             .iter()
-            .filter_map(|change| describe_step(current, desired, change))
+            .filter_map(|change| {
+                describe_step(current, desired, change)
+                    .or_else(|| self.describe_device(current, change))
+            })
             .collect();
         changes.extend(describe_peerings(&self.peerings, peerings));
         changes
+    }
+
+    /// Underlay devices that come, go or carry the program in another way.
+    fn describe_device(&self, current: &Desired, change: &Change) -> Option<report::Change> {
+        let (index, new) = match change {
+            Change::SetInterface(index, interface) => (index, Some(interface)),
+            Change::RemoveInterface(index) => (index, None),
+            _ => return None,
+        };
+        let mode = |interface: &plan::Interface| interface.underlay.then_some(interface.xdp_mode);
+        let old = current.interfaces.get(index).and_then(mode);
+        let new = new.and_then(mode);
+        let action = match (old, new) {
+            (None, Some(_)) => Action::Add,
+            (Some(_), None) => Action::Remove,
+            (Some(old), Some(new)) if old != new => Action::Change,
+            _ => return None,
+        };
+        let name = self.live.device_names.get(index);
+        Some(report::Change {
+            action,
+            kind: "underlay".into(),
+            name: name.cloned().unwrap_or_else(|| index.to_string()),
+            detail: match new {
+                None => String::new(),
+                Some(config::XdpMode::Auto) => "native XDP if possible".to_owned(),
+                Some(config::XdpMode::Native) => "native XDP".to_owned(),
+                Some(config::XdpMode::Generic) => "generic XDP".to_owned(),
+            },
+        })
     }
 
     fn tunnel(&self, tunnel: &config::Tunnel, drops: &Drops) -> Tunnel {

@@ -5,6 +5,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use gre_userspace::api::Resource;
@@ -161,10 +162,13 @@ fn show_all<R: Resource + Row + DeserializeOwned>(
 /// By the daemon if one runs, else in its place.
 fn detach(options: &Options) -> Result<(), Failure> {
     let Options { instance, json } = options;
-    let anything = match daemon::detach(instance) {
+    let anything = match daemon::detach(instance, Duration::ZERO) {
         Err(failure) if failure.exit_code == ExitCode::Busy => {
-            with_daemon(options, async |client| client.detach().await)?;
-            true
+            let asked = with_daemon(options, async |client| client.detach().await);
+            // One that was killed just now answers nobody, and is gone soon.
+            asked
+                .map(|()| true)
+                .or_else(|failure| daemon::detach(instance, daemon::DYING).map_err(|_| failure))?
         }
         other => other?,
     };

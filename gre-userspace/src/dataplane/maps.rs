@@ -216,22 +216,6 @@ impl Maps {
             .collect()
     }
 
-    /// Sets counters and sequence numbers to zero but for those that `keep` names. Nobody ever had an id from `ends` on.
-    pub fn retain(&mut self, ends: (PortId, TunnelId), keep: impl Fn(Owner) -> bool) -> Result<()> {
-        let ports = (0..ends.0.0).map(|id| Owner::Port(PortId(id)));
-        let tunnels = (0..ends.1.0).map(|id| Owner::Tunnel(TunnelId(id)));
-        for owner in tunnels.chain(ports).filter(|owner| !keep(*owner)) {
-            self.reset(owner)?;
-        }
-        for (key, _) in self.drops()? {
-            if !key.owner().is_some_and(&keep) {
-                absent_is_fine(self.drops.remove(&Plain(key)))
-                    .map_err(|source| Error::bpf("clear drop counters", source))?;
-            }
-        }
-        Ok(())
-    }
-
     /// Sets traffic, drops and sequence numbers of a port or tunnel to zero.
     pub fn reset(&mut self, owner: Owner) -> Result<()> {
         let zeros = || {

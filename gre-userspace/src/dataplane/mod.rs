@@ -47,23 +47,15 @@ pub struct Streams {
     pub logger: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
-/// What a new generation has from the last one.
-#[derive(Debug, Default)]
-pub struct Inheritance {
-    /// Counters and sequence numbers go on.
-    pub counters: bool,
-    /// Machines that were known.
-    pub machines: Vec<NeighbourEntry>,
-}
-
 impl DataPlane {
     /// Loads a new generation, attached to nothing, and finds what the last one left on `devices`. If ids mean the same
-    /// as to the last one (`same_ids`), counters, sequence numbers and machines are taken over.
+    /// as to the last one (`same_ids`), it goes on with its counters and sequence numbers, and the machines that it knew
+    /// are returned.
     pub fn load(
         instance: &Instance,
         devices: &[Link],
         same_ids: bool,
-    ) -> Result<(Self, Streams, Inheritance)> {
+    ) -> Result<(Self, Streams, Vec<NeighbourEntry>)> {
         capability::require()?;
         let pins = Pins::new(instance);
         pins.create()?;
@@ -90,11 +82,7 @@ impl DataPlane {
             attachments,
             pins,
         };
-        let inheritance = Inheritance {
-            counters: !shared.is_empty(),
-            machines,
-        };
-        Ok((plane, streams, inheritance))
+        Ok((plane, streams, machines))
     }
 
     /// Makes sure that nobody else's program is on a device.

@@ -49,14 +49,14 @@ impl Ids {
         self
     }
 
-    /// The ids that ports ever had are those below this one.
-    pub fn port_end(&self) -> PortId {
-        PortId(self.ports.fresh)
+    /// The ids of all ports of the plan.
+    pub fn ports(&self) -> impl Iterator<Item = PortId> {
+        self.ports.used.values().copied().map(PortId)
     }
 
-    /// The ids that tunnels ever had are those below this one.
-    pub fn tunnel_end(&self) -> TunnelId {
-        TunnelId(self.tunnels.fresh)
+    /// The ids of all tunnels of the plan.
+    pub fn tunnels(&self) -> impl Iterator<Item = TunnelId> {
+        self.tunnels.used.values().copied().map(TunnelId)
     }
 
     /// The id of a network of the plan.
