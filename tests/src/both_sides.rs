@@ -158,10 +158,10 @@ impl BothSides {
         );
     }
 
-    /// Forgets all sequence numbers on both sides.
-    pub fn forget_sequences(&mut self) {
-        self.kernel.forget_sequences();
-        self.host.forget_sequences();
+    /// Forgets all sequence numbers and learnt machines on both sides.
+    pub fn forget(&mut self) {
+        self.kernel.forget();
+        self.host.forget();
     }
 
     /// Compares the sequence numbers of all tunnels: those sent, and those last accepted. When that was may differ, as

@@ -4,17 +4,24 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use etherparse::PacketBuilder;
 use gre_common::id::{IfIndex, PortId, TunnelId};
 use gre_model::example::{
-    self, ACCESS_MAC, Devices, LOCAL, Options, ROUTER_MAC, SITE, TRUNK_MAC, UNDERLAY_MAC,
+    self, ACCESS_MAC, Devices, LOCAL, Options, ROUTER_MAC, SITE, TRUNK_MAC, UNDERLAY_MAC, host, to,
 };
 
 use crate::gre::{self, Tos, Tunnel};
 use crate::link::Mac;
-use crate::packet::{self, ETHERNET_HEADER};
+use crate::packet::{self, ETHERNET_HEADER, Fields};
 
 /// The MAC address of all stations.
 pub const BROADCAST: Mac = [0xff; 6];
+/// Offset of the outer IP header in an untagged frame.
+pub const OUTER: usize = ETHERNET_HEADER;
+/// Offset of the GRE header behind an outer IPv4 header without options.
+pub const GRE_OVER_V4: usize = OUTER + 20;
+/// Offset of the GRE header behind an outer IPv6 header without extensions.
+pub const GRE_OVER_V6: usize = OUTER + 40;
 /// `operation` of an ARP request (RFC 826).
 pub const ARP_REQUEST: u16 = 1;
 /// `operation` of an ARP reply.
@@ -264,6 +271,142 @@ pub fn solicited_node(target: Ipv6Addr) -> (Ipv6Addr, Mac) {
     let [.., a, b, c] = target.octets();
     let group = Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c]);
     (group, [0x33, 0x33, 0xff, a, b, c])
+}
+
+/// A packet of one flow with a payload that is not empty.
+///
+/// # Panics
+/// If the addresses are of different families.
+pub fn udp(source: IpAddr, destination: IpAddr) -> Vec<u8> {
+    packet::udp(
+        source,
+        destination,
+        (4000, 53),
+        Fields { ttl: 61, tos: 0 },
+        b"some payload",
+    )
+}
+
+/// A packet of the same flow with this many bytes, headers included.
+///
+/// # Panics
+/// If the headers need more, or the addresses are of different families.
+pub fn udp_of_length((source, destination): (IpAddr, IpAddr), length: usize) -> Vec<u8> {
+    let headers = udp(source, destination).len() - b"some payload".len();
+    let payload: Vec<u8> = (0..length - headers).map(|index| index as u8).collect();
+    packet::udp(source, destination, (4000, 53), Fields::default(), &payload)
+}
+
+/// A packet of some site to the machine of red (and of blue).
+pub fn inner_to_red(is_v6: bool) -> Vec<u8> {
+    udp(host(to::SITE_OVER_V4, 9, is_v6), host(to::HOME, 2, is_v6))
+}
+
+/// The answer to `packet::echo_request`.
+///
+/// # Panics
+/// If the addresses are of different families.
+pub fn echo_reply(
+    source: IpAddr,
+    destination: IpAddr,
+    id: u16,
+    number: u16,
+    payload: &[u8],
+) -> Vec<u8> {
+    let mut packet = Vec::new();
+    let written = match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            PacketBuilder::ipv4(source.octets(), destination.octets(), 64)
+                .icmpv4_echo_reply(id, number)
+                .write(&mut packet, payload)
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            PacketBuilder::ipv6(source.octets(), destination.octets(), 64)
+                .icmpv6_echo_reply(id, number)
+                .write(&mut packet, payload)
+        }
+        _ => panic!("no packet goes from {source} to {destination}"),
+    };
+    written.expect("a packet in memory cannot fail to be written");
+    packet
+}
+
+/// One frame from the site for each kind of header that a correct sender may use.
+pub fn valid_gre_frames() -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    for over_v6 in [false, true] {
+        for is_v6 in [false, true] {
+            let plain = through(
+                example::options_tunnel(Options::ALL, over_v6).id,
+                &inner_to_red(is_v6),
+                0,
+            );
+            let wrapped = if over_v6 {
+                with_extension_headers(
+                    &plain,
+                    &[(0, &[1, 4, 0, 0, 0, 0]), (60, &[1, 4, 0, 0, 0, 0])],
+                )
+            } else {
+                with_ipv4_options(&plain, 8)
+            };
+            all.extend([plain, wrapped]);
+        }
+    }
+    all
+}
+
+/// The frame with an outer IPv4 header of this many words, filled up with no-operation options (RFC 791 §3.1).
+pub fn with_ipv4_options(frame: &[u8], words: usize) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    let length = frame.len() - ETHERNET_HEADER + words * 4 - 20;
+    frame.splice(
+        GRE_OVER_V4..GRE_OVER_V4,
+        std::iter::repeat_n(1, words * 4 - 20),
+    );
+    frame[OUTER] = 0x40 | u8::try_from(words).expect("at most 15");
+    set_outer_length(&mut frame, length);
+    frame
+}
+
+/// The frame with IPv6 extension headers before GRE: kind, and what follows next header and length.
+pub fn with_extension_headers(frame: &[u8], chain: &[(u8, &[u8])]) -> Vec<u8> {
+    let mut headers = Vec::new();
+    let kinds = chain
+        .iter()
+        .map(|(kind, _)| *kind)
+        .chain([gre::PROTOCOL_GRE]);
+    for ((_, body), next) in chain.iter().zip(kinds.clone().skip(1)) {
+        let units = u8::try_from((body.len() + 2) / 8 - 1).expect("short");
+        // A fragment header has no length (RFC 8200 §4.5).
+        headers.extend([next, units]);
+        headers.extend(*body);
+    }
+    let mut frame = frame.to_vec();
+    frame.splice(GRE_OVER_V6..GRE_OVER_V6, headers);
+    frame[OUTER + 6] = kinds.clone().next().expect("at least GRE");
+    let length = frame.len() - ETHERNET_HEADER;
+    set_outer_length(&mut frame, length);
+    frame
+}
+
+/// Makes the outer IP packet claim this many bytes, header included.
+pub fn set_outer_length(frame: &mut [u8], length: usize) {
+    let outer = &mut frame[OUTER..];
+    if gre::version(outer) == Some(6) {
+        let payload = u16::try_from(length.saturating_sub(40)).expect("a packet's length");
+        outer[4..6].copy_from_slice(&payload.to_be_bytes());
+    } else {
+        let length = u16::try_from(length).expect("a packet's length");
+        outer[2..4].copy_from_slice(&length.to_be_bytes());
+        correct_header_checksum(outer);
+    }
+}
+
+/// Makes the checksum of the GRE header at `gre` correct, up to the end of the frame.
+pub fn correct_gre_checksum(frame: &mut [u8], gre: usize) {
+    frame[gre + 4..gre + 6].fill(0);
+    let sum = gre::internet_checksum(&frame[gre..]);
+    frame[gre + 4..gre + 6].copy_from_slice(&sum.to_be_bytes());
 }
 
 /// The IPv4 address in it.

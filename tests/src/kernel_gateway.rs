@@ -18,7 +18,7 @@ use gre_common::entry::{
 };
 use gre_common::event::Event;
 use gre_common::id::{Address, IfIndex, NeighbourId, NetworkId, PortId, TunnelId};
-use gre_common::key::{DemuxKeyV4, DemuxKeyV6, EndpointKey, VlanKey};
+use gre_common::key::{DemuxKeyV4, DemuxKeyV6, EndpointKey, MachineKey, VlanKey};
 use gre_common::limits;
 use gre_common::tables::SequenceEntry;
 use gre_common::verdict::DropReason;
@@ -45,6 +45,7 @@ pub struct KernelGateway {
     drops: PerCpuHashMap<MapData, Plain<DropKey>, u64>,
     neighbours: Array<MapData, Plain<NeighbourEntry>>,
     sequences: Array<MapData, Plain<SequenceEntry>>,
+    learnt: HashMap<MapData, Plain<MachineKey>, u64>,
     events: RingBuf<MapData>,
     output: Vec<u8>,
 }
@@ -87,6 +88,7 @@ impl KernelGateway {
             drops: take(&mut ebpf, "DROPS"),
             neighbours: take(&mut ebpf, "NEIGHBOURS"),
             sequences: take(&mut ebpf, "SEQUENCES"),
+            learnt: take(&mut ebpf, "LEARNT"),
             events: take(&mut ebpf, "EVENTS"),
             output: vec![0; GREATEST_FRAME],
             ebpf,
@@ -191,7 +193,7 @@ impl KernelGateway {
         counters.stats = stats
             .filter(|(_, stats)| *stats != Stats::default())
             .collect();
-        for entry in self.drops.iter() {
+        for entry in &self.drops {
             let (Plain(key), counts) = entry.unwrap_or_else(|error| panic!("DROPS: {error}"));
             let reason = DropReason::from_number(key.reason);
             let direction = match key.direction {
@@ -238,15 +240,21 @@ impl KernelGateway {
         entry
     }
 
-    /// Forgets all sequence numbers.
+    /// Forgets all sequence numbers and the machines that were learnt.
     ///
     /// # Panics
-    /// If the map cannot be written.
-    pub fn forget_sequences(&mut self) {
+    /// If a map cannot be written.
+    pub fn forget(&mut self) {
         for id in self.gateway.tunnels.keys() {
             self.sequences
                 .set(id.0, Plain(SequenceEntry::default()), 0)
                 .unwrap_or_else(|error| panic!("SEQUENCES: {error}"));
+        }
+        let learnt: Vec<_> = self.learnt.keys().flatten().collect();
+        for machine in learnt {
+            self.learnt
+                .remove(&machine)
+                .unwrap_or_else(|error| panic!("LEARNT: {error}"));
         }
     }
 
@@ -298,6 +306,7 @@ entries!(
     DemuxKeyV4,
     DemuxKeyV6,
     EndpointKey,
+    MachineKey,
     DropKey,
     Stats,
     SequenceEntry
@@ -479,13 +488,13 @@ fn event(bytes: &[u8]) -> Event {
     let record: [u8; size_of::<Event>()] = bytes
         .try_into()
         .unwrap_or_else(|_| panic!("an event of {} bytes", bytes.len()));
-    let mut event = Event::missing(PortId::default(), Address::V4([0; 4]));
+    let mut event = Event::missing(PortId::default(), Address::v4([0; 4]));
+    event.address.copy_from_slice(&record[..16]);
     event.port = PortId(u32::from_ne_bytes([
-        record[0], record[1], record[2], record[3],
+        record[16], record[17], record[18], record[19],
     ]));
-    event.mac.0.copy_from_slice(&record[4..10]);
-    event.kind = record[10];
-    event.family = record[11];
-    event.address.copy_from_slice(&record[12..]);
+    event.mac.0.copy_from_slice(&record[20..26]);
+    event.kind = record[26];
+    event.family = record[27];
     event
 }

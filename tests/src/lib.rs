@@ -7,6 +7,7 @@
 pub mod both_sides;
 pub mod bpf;
 pub mod configuration;
+pub mod fixture;
 pub mod frames;
 pub mod gateway;
 pub mod gre;

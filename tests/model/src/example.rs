@@ -161,7 +161,14 @@ pub struct Options {
 }
 
 impl Options {
-    /// All eight.
+    /// A header with all three.
+    pub const ALL: Self = Self {
+        checksum: true,
+        key: true,
+        sequence: true,
+    };
+
+    /// All eight combinations.
     pub fn all() -> impl Iterator<Item = Self> {
         (0..8).map(|bits| Self {
             checksum: bits & 4 != 0,

@@ -11,8 +11,8 @@ use gre_common::entry::{
     TunnelFlags,
 };
 use gre_common::id::{
-    Address, AdjacencyId, GreKey, IfIndex, MacAddress, NeighbourId, NetworkId, PortId, TunnelId,
-    VlanId,
+    Address, AdjacencyId, Family, GreKey, IfIndex, MacAddress, NeighbourId, NetworkId, PortId,
+    TunnelId, VlanId,
 };
 use gre_common::key::{DemuxKey, DemuxKeyV4, DemuxKeyV6, EndpointKey, VlanKey};
 use gre_common::next_hop::{NextHop, Target};
@@ -120,7 +120,7 @@ impl Gateway {
             port,
             mac: mac.unwrap_or_default(),
             resolved: mac.is_some().into(),
-            family: Address::from(address).family(),
+            family: Address::from(address).family() as u8,
             address: Address::from(address).to_bytes(),
             used: 0,
         };
@@ -143,9 +143,9 @@ impl Gateway {
             .with(TunnelFlags::OUTER_V6, options.local.is_ipv6())
             .with(TunnelFlags::INHERIT_TTL, options.ttl.is_none())
             .with(TunnelFlags::INHERIT_TOS, options.tos.is_none());
-        let header_sum = match (local, remote) {
-            (Address::V4(local), Address::V4(remote)) => TunnelEntry::header_sum(local, remote),
-            _ => 0,
+        let header_sum = match local.family() {
+            Family::V4 => TunnelEntry::header_sum(local.to_v4(), remote.to_v4()),
+            Family::V6 => 0,
         };
         let entry = TunnelEntry {
             network: options.network,

@@ -4,15 +4,17 @@
 //! size; a hash has what was put in; frames have the head- and tailroom of `BPF_PROG_TEST_RUN`.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use gre_common::counters::{Direction, Ledger, Owner};
 use gre_common::entry::{AdjacencyEntry, InterfaceEntry, NeighbourEntry, PortEntry, TunnelEntry};
 use gre_common::event::Event;
 use gre_common::frame::SliceFrame;
-use gre_common::id::{Address, AdjacencyId, IfIndex, NeighbourId, NetworkId, PortId, TunnelId};
-use gre_common::key::{DemuxKeyV4, DemuxKeyV6, EndpointKey, VlanKey};
+use gre_common::id::{
+    Address, AdjacencyId, IfIndex, MacAddress, NeighbourId, NetworkId, PortId, TunnelId,
+};
+use gre_common::key::{DemuxKeyV4, DemuxKeyV6, EndpointKey, MachineKey, VlanKey};
 use gre_common::limits;
 use gre_common::next_hop::NextHop;
 use gre_common::pipeline;
@@ -102,8 +104,9 @@ impl HostGateway {
         })
     }
 
-    /// Forgets all sequence numbers.
-    pub fn forget_sequences(&self) {
+    /// Forgets all sequence numbers and the machines that were learnt.
+    pub fn forget(&self) {
+        self.tables.learnt.take();
         for cell in self.tables.sequences.values() {
             cell.received.store(0, Relaxed);
             cell.sent.store(0, Relaxed);
@@ -118,6 +121,7 @@ struct HostTables {
     zeros: Zeros,
     sequences: BTreeMap<TunnelId, HostSequence>,
     used: RefCell<BTreeSet<NeighbourId>>,
+    learnt: RefCell<HashMap<MachineKey, MacAddress>>,
     counters: RefCell<Counters>,
     events: RefCell<Vec<Event>>,
     now: Cell<u64>,
@@ -151,6 +155,7 @@ impl HostTables {
             gateway,
             zeros: Zeros::default(),
             used: RefCell::default(),
+            learnt: RefCell::default(),
             counters: RefCell::default(),
             events: RefCell::default(),
             now: Cell::default(),
@@ -219,6 +224,14 @@ impl Tables for HostTables {
 
     fn touch_neighbour(&self, id: NeighbourId) {
         self.used.borrow_mut().insert(id);
+    }
+
+    fn learnt(&self, machine: &MachineKey) -> Option<MacAddress> {
+        self.learnt.borrow().get(machine).copied()
+    }
+
+    fn learn(&self, machine: &MachineKey, mac: MacAddress) {
+        self.learnt.borrow_mut().insert(*machine, mac);
     }
 
     fn adjacency(&self, id: AdjacencyId) -> Option<&AdjacencyEntry> {
