@@ -1,9 +1,10 @@
-//! Compiles `gre-ebpf` into the BPF object that the `gregw` binary embeds.
+//! Compiles the workspace's BPF programs into the objects that host programs embed.
 //!
-//! Called by the build script of `gre-userspace`, so that every plain `cargo build` embeds a fresh object, and by
-//! `cargo xtask`, which installs what [`Toolchain::find`] and [`linker::find`] look for. Both get the same object:
-//! the compiler, the flags and the environment of the inner cargo are chosen here and nowhere else.
+//! Called by build scripts ([`embed`]), so that every plain `cargo build` embeds a fresh object, and by `cargo xtask`,
+//! which installs what [`Toolchain::find`] and [`linker::find`] look for. All get the same object: the compiler, the
+//! flags and the environment of the inner cargo are chosen here and nowhere else.
 
+mod embed;
 pub mod linker;
 mod object;
 pub mod program;
@@ -11,10 +12,36 @@ mod toolchain;
 
 use std::path::{Path, PathBuf};
 
+pub use embed::embed;
 pub use object::{compile, target_directory};
 pub use toolchain::{NIGHTLY, Toolchain};
 
-/// What can go wrong between the sources of `gre-ebpf` and its object.
+/// A package of this workspace whose only binary is compiled for the BPF target.
+#[derive(Debug, Clone, Copy)]
+pub struct Object {
+    /// The package.
+    pub package: &'static str,
+    /// Its binary.
+    pub binary: &'static str,
+    /// Packages whose sources go into it, as directories relative to [`workspace`].
+    pub directories: &'static [&'static str],
+}
+
+/// The data plane.
+pub const GATEWAY: Object = Object {
+    package: "gre-ebpf",
+    binary: "gregw",
+    directories: &["gre-common", "gre-ebpf"],
+};
+
+/// What the benchmark measures the data plane with.
+pub const BENCH: Object = Object {
+    package: "gre-bench-ebpf",
+    binary: "gre-bench-programs",
+    directories: &["bench/ebpf"],
+};
+
+/// What can go wrong between sources and object.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Neither a usable nightly nor the distribution's compiler is installed.
@@ -29,6 +56,9 @@ pub enum Error {
         linker::VERSION
     )]
     NoLinker,
+    /// [`embed`] was called by something other than a build script.
+    #[error("OUT_DIR is not set: run this through cargo")]
+    NoBuildScript,
     /// A program or file could not be used at all.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
@@ -46,18 +76,6 @@ pub enum Error {
         command: String,
     },
 }
-
-/// The sources whose change makes the object stale: watch these, relative to [`workspace`].
-pub const SOURCES: [&str; 8] = [
-    "Cargo.toml",
-    "Cargo.lock",
-    "gre-common/Cargo.toml",
-    "gre-common/src",
-    "gre-ebpf/Cargo.toml",
-    "gre-ebpf/src",
-    "gre-build/Cargo.toml",
-    "gre-build/src",
-];
 
 /// The root of this workspace.
 #[must_use]

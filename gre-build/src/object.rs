@@ -1,4 +1,4 @@
-//! Runs the inner cargo that compiles `gre-ebpf` and says where the object lies.
+//! Runs the inner cargo that compiles a BPF object and says where it lies.
 
 use std::{
     env,
@@ -8,7 +8,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::{Error, Toolchain, linker, workspace};
+use crate::{Error, Object, Toolchain, linker, workspace};
 
 const TARGET: &str = "bpfel-unknown-none";
 /// The profile of the workspace's `Cargo.toml` for what the kernel loads.
@@ -39,15 +39,14 @@ const INHERITED_PREFIXES: [&str; 5] = [
     "CARGO_TERM_",
 ];
 
-/// Compiles `gre-ebpf` below `target_directory` (the workspace's `target`) and returns the object's path. The inner
-/// build has a target directory of its own in there: it shares neither lock nor artefacts with the outer one, and
+/// Compiles `object` below `target_directory` (the workspace's `target`) and returns its path. The inner build has a target directory of its own in there: it shares neither lock nor artefacts with the outer one, and
 /// all host profiles share it.
 ///
 /// # Errors
 /// [`Error`] if the toolchain is incomplete or the code does not compile; compiler messages go to standard error.
-pub fn compile(target_directory: &Path) -> Result<PathBuf, Error> {
+pub fn compile(object: &Object, target_directory: &Path) -> Result<PathBuf, Error> {
     let directory = target_directory.join("bpf");
-    let mut command = command(&Toolchain::find()?, &linker::find()?, &directory);
+    let mut command = command(object, &Toolchain::find()?, &linker::find()?, &directory);
     let status = command.status().map_err(|source| Error::Io {
         action: "run",
         path: command.get_program().into(),
@@ -58,7 +57,7 @@ pub fn compile(target_directory: &Path) -> Result<PathBuf, Error> {
             command: readable(&command),
         });
     }
-    Ok(directory.join(TARGET).join(PROFILE).join("gregw"))
+    Ok(directory.join(TARGET).join(PROFILE).join(object.binary))
 }
 
 /// The target directory that `inside` (the `OUT_DIR` of a build script, or a built program) lies in: cargo marks it
@@ -71,16 +70,16 @@ pub fn target_directory(inside: &Path) -> PathBuf {
         .map_or_else(|| workspace().join("target"), Path::to_path_buf)
 }
 
-fn command(toolchain: &Toolchain, linker: &Path, directory: &Path) -> Command {
+fn command(object: &Object, toolchain: &Toolchain, linker: &Path, directory: &Path) -> Command {
     let mut command = Command::new(toolchain.cargo());
     command
         .args([
             "build",
             "--locked",
             "--package",
-            "gre-ebpf",
+            object.package,
             "--bin",
-            "gregw",
+            object.binary,
         ])
         .args([
             "--profile",

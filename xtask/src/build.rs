@@ -16,7 +16,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::run()?;
-    let object = gre_build::compile(&target_directory()?)?;
+    let object = gre_build::compile(&gre_build::GATEWAY, &target_directory()?)?;
     eprintln!("xtask: XDP program: {}", object.display());
     let mut cargo = command::cargo();
     cargo.args(["build", "--package", "gre-userspace", "--bin", "gregw"]);
