@@ -19,7 +19,6 @@ mod inventory;
 pub mod metrics;
 pub mod neighbour;
 pub mod netlink;
-pub mod object;
 pub mod peering;
 pub mod plan;
 mod remembered;

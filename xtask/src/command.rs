@@ -4,6 +4,7 @@
 use std::{
     env,
     fmt::Write as _,
+    io,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
@@ -34,10 +35,11 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
-/// Shows the command and runs it to its end.
+/// Shows the command and runs it to its end. Its output is news, not a result, and goes to standard error.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     show(command);
     let status = command
+        .stdout(io::stderr())
         .status()
         .with_context(|| format!("cannot run {}", command.get_program().display()))?;
     if !status.success() {
@@ -50,6 +52,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 pub(crate) fn run_within(command: &mut Command, limit: Duration) -> Result<()> {
     show(command);
     let mut child = command
+        .stdout(io::stderr())
         .spawn()
         .with_context(|| format!("cannot run {}", command.get_program().display()))?;
     let end = Instant::now() + limit;

@@ -16,6 +16,8 @@ pub(crate) fn run() -> Result<()> {
                 "--workspace",
                 "--exclude",
                 "gre-ebpf",
+                "--exclude",
+                "gre-bench-ebpf",
                 "--all-targets",
             ])
             .args(["--", "-D", "warnings"]),
@@ -25,7 +27,8 @@ pub(crate) fn run() -> Result<()> {
     command::run(
         command::cargo()
             .env("CARGO_PROFILE_DEV_PANIC", "abort")
-            .args(["clippy", "--package", "gre-ebpf", "--", "-D", "warnings"]),
+            .args(["clippy", "--package", "gre-ebpf"])
+            .args(["--package", "gre-bench-ebpf", "--", "-D", "warnings"]),
     )?;
     dependencies::check()
 }

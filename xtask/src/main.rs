@@ -2,6 +2,7 @@
 //!
 //! Tasks may be repeated at will, need no terminal and no standard input, and install what they need themselves.
 
+mod bench;
 mod build;
 mod command;
 mod demo;
@@ -35,6 +36,8 @@ enum Task {
     Test(test::Arguments),
     /// Build, then show the main job in network namespaces: tunnels, VLAN, peering, isolation, counters
     Demo,
+    /// Measure packets per second beside a bare redirect and the kernel's own forwarding
+    Bench(bench::Arguments),
     /// Check formatting, clippy and dependencies
     Lint,
     /// Search for inputs that break the packet code, guided by coverage
@@ -57,6 +60,7 @@ fn run(task: &Task) -> anyhow::Result<()> {
         Task::Build(arguments) => build::run(arguments),
         Task::Test(arguments) => test::run(arguments),
         Task::Demo => demo::run(),
+        Task::Bench(arguments) => bench::run(arguments),
         Task::Lint => lint::run(),
         Task::Fuzz(arguments) => fuzz::run(arguments),
     }

@@ -12,8 +12,14 @@ use serde_json::Value;
 
 use crate::command;
 
-/// What belongs to the host: `gre-ebpf` compiles for the BPF target only.
-pub(super) const PACKAGES: [&str; 3] = ["--workspace", "--exclude", "gre-ebpf"];
+/// What belongs to the host: BPF programs compile for the BPF target only.
+pub(super) const PACKAGES: [&str; 5] = [
+    "--workspace",
+    "--exclude",
+    "gre-ebpf",
+    "--exclude",
+    "gre-bench-ebpf",
+];
 
 /// One executable of cargo's test harness.
 pub(super) struct TestBinary {

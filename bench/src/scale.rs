@@ -1,0 +1,148 @@
+//! How large the gateway's tables are, and what stands in them.
+//!
+//! Everything follows from three numbers and a fixed seed, so that runs can be compared. Tunnels and routes are spread
+//! over the networks in turn; the prefixes of a network are random.
+
+use std::collections::HashSet;
+use std::net::Ipv4Addr;
+use std::ops::Range;
+
+use anyhow::{Result, ensure};
+use etherparse::VlanId;
+use gre_common::limits;
+use ipnet::Ipv4Net;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::frame::Outer;
+
+/// The gateway's GRE address.
+pub(crate) const LOCAL: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+/// The one machine on each port.
+pub(crate) const MACHINE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+/// The gateway's address on each port.
+pub(crate) const GATEWAY_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+/// Length of each port's subnet.
+pub(crate) const SUBNET_LENGTH: u8 = 24;
+
+/// Remotes have the addresses from here on (RFC 2544 benchmarking space).
+const FIRST_REMOTE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
+/// Tunnels to one remote, told apart by key.
+const TUNNELS_PER_REMOTE: u32 = 16;
+const SEED: u64 = 0x6772_6567_772d_6231;
+/// VLANs that a device can tell apart; networks beyond have no port.
+const GREATEST_VLAN: u32 = 4094;
+
+/// The size of the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Scale {
+    tunnels: u32,
+    networks: u32,
+    routes: u32,
+}
+
+/// A route into a tunnel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Route {
+    /// The network whose table it stands in.
+    pub(crate) network: u32,
+    /// The destinations.
+    pub(crate) prefix: Ipv4Net,
+    /// Where they are.
+    pub(crate) tunnel: u32,
+}
+
+impl Scale {
+    /// Checks that every network has a tunnel and a route, and that all of it finds room.
+    pub(crate) fn new(tunnels: u32, networks: u32, routes: u32) -> Result<Self> {
+        ensure!(
+            (1..=limits::TUNNELS.min(limits::ADJACENCIES)).contains(&(tunnels as usize)),
+            "the number of tunnels must be from 1 to {}",
+            limits::TUNNELS.min(limits::ADJACENCIES)
+        );
+        ensure!(
+            (1..=limits::NETWORKS).contains(&(networks as usize)),
+            "the number of networks must be from 1 to {}",
+            limits::NETWORKS
+        );
+        ensure!(
+            networks <= tunnels && tunnels <= routes,
+            "each network needs a tunnel and each tunnel a route"
+        );
+        Ok(Self {
+            tunnels,
+            networks,
+            routes,
+        })
+    }
+
+    /// The numbers of all tunnels.
+    pub(crate) const fn tunnels(self) -> Range<u32> {
+        0..self.tunnels
+    }
+
+    /// The numbers of all ports, which are those of their networks.
+    pub(crate) fn ports(self) -> Range<u32> {
+        0..self.networks.min(GREATEST_VLAN)
+    }
+
+    /// The tag of a port's frames.
+    pub(crate) fn vlan(self, port: u32) -> Option<VlanId> {
+        let vlan = u16::try_from(port + 1).ok()?;
+        (self.networks > 1).then(|| VlanId::try_new(vlan).ok())?
+    }
+
+    /// The network of a tunnel.
+    pub(crate) const fn network(self, tunnel: u32) -> u32 {
+        tunnel % self.networks
+    }
+
+    /// One of a network's tunnels.
+    pub(crate) fn any_tunnel(self, random: &mut StdRng, network: u32) -> u32 {
+        let count = (self.tunnels - network).div_ceil(self.networks);
+        network + self.networks * random.random_range(0..count)
+    }
+
+    /// What packets from a tunnel look like.
+    pub(crate) fn outer(self, tunnel: u32) -> Outer {
+        Outer {
+            source: Ipv4Addr::from_bits(FIRST_REMOTE.to_bits() + tunnel / TUNNELS_PER_REMOTE),
+            destination: LOCAL,
+            key: 1_000_000 + tunnel,
+        }
+    }
+
+    /// The key of packets into a tunnel, which is another one than that of packets from it.
+    pub(crate) const fn transmit_key(self, tunnel: u32) -> u32 {
+        2_000_000 + tunnel
+    }
+
+    /// All routes into tunnels; in each network their prefixes differ.
+    pub(crate) fn routes(self) -> Vec<Route> {
+        let mut random = StdRng::seed_from_u64(SEED);
+        let mut taken = HashSet::new();
+        (0..self.routes)
+            .map(|number| {
+                let tunnel = number % self.tunnels;
+                let network = self.network(tunnel);
+                let prefix = loop {
+                    let prefix = random_prefix(&mut random);
+                    if taken.insert((network, prefix)) {
+                        break prefix;
+                    }
+                };
+                Route {
+                    network,
+                    prefix,
+                    tunnel,
+                }
+            })
+            .collect()
+    }
+}
+
+/// Within 16.0.0.0/4 and 32.0.0.0/3, which hold no address that is not to be forwarded.
+fn random_prefix(random: &mut StdRng) -> Ipv4Net {
+    let address = Ipv4Addr::from_bits(random.random_range(0x1000_0000..0x4000_0000));
+    Ipv4Net::new_assert(address, random.random_range(16..=28)).trunc()
+}

@@ -1,0 +1,204 @@
+//! What each case sends and what must arrive: pairs of frames, in random order over all routes and tunnels.
+
+use std::net::Ipv4Addr;
+
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+
+use crate::bed::{Cable, Mac};
+use crate::frame::{Field, Inner, Link, Outer, encapsulated, plain, vxlan};
+use crate::scale::{LOCAL, MACHINE, Route, Scale};
+
+/// Frames to send and, at the same places, what must arrive for them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Traffic {
+    /// What is sent; all of one length, and a power of two of them.
+    pub(crate) sent: Vec<Vec<u8>>,
+    /// What must arrive; all of one length.
+    pub(crate) arriving: Vec<Vec<u8>>,
+    /// What may be anything in there.
+    pub(crate) free: Vec<Field>,
+}
+
+/// The other end of the kernel's VXLAN tunnel.
+pub(crate) const VXLAN_REMOTE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+/// The kernel's VXLAN device.
+pub(crate) const VXLAN_MAC: Mac = crate::bed::mac(100);
+/// The router behind it.
+pub(crate) const VXLAN_ROUTER_MAC: Mac = crate::bed::mac(101);
+
+/// Where a site's machine sends from that no route leads to.
+const SITE: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 9);
+/// Identification and checksum of the outer IP header, and the UDP source port, which tells flows apart.
+const VXLAN_FREE: [Field; 3] = [(18, 2), (24, 2), (34, 2)];
+
+const LEAST_FRAMES: usize = 256;
+const MOST_FRAMES: usize = 1 << 17;
+const SEED: u64 = 0x6772_6567_772d_6232;
+
+/// Makes the traffic of one bed.
+#[derive(Clone, Copy)]
+pub(crate) struct Generator<'a> {
+    /// The tables' size.
+    pub(crate) scale: Scale,
+    /// All routes of it.
+    pub(crate) routes: &'a [Route],
+    /// The side of the machines.
+    pub(crate) left: Cable,
+    /// The side of the underlay.
+    pub(crate) right: Cable,
+}
+
+impl Generator<'_> {
+    /// Machines' packets that arrive as they were sent.
+    pub(crate) fn unchanged(self) -> Traffic {
+        self.each(|_, _, host| {
+            let frame = plain(inward(self.left), None, from_machine(host, 0));
+            (frame.clone(), frame)
+        })
+    }
+
+    /// Machines' packets that are routed.
+    pub(crate) fn routed(self) -> Traffic {
+        self.each(|_, _, host| {
+            (
+                plain(inward(self.left), None, from_machine(host, 0)),
+                plain(outward(self.right), None, from_machine(host, 1)),
+            )
+        })
+    }
+
+    /// Machines' packets that are routed into a VXLAN tunnel.
+    pub(crate) fn routed_into_vxlan(self) -> Traffic {
+        let link = Link {
+            source: VXLAN_MAC,
+            destination: VXLAN_ROUTER_MAC,
+        };
+        let traffic = self.each(|_, _, host| {
+            let inner = plain(link, None, from_machine(host, 1));
+            (
+                plain(inward(self.left), None, from_machine(host, 0)),
+                vxlan(outward(self.right), LOCAL, VXLAN_REMOTE, &inner),
+            )
+        });
+        Traffic {
+            free: VXLAN_FREE.to_vec(),
+            ..traffic
+        }
+    }
+
+    /// Machines' packets that go into tunnels.
+    pub(crate) fn port_to_tunnel(self) -> Traffic {
+        self.each(|_, route, host| {
+            let vlan = self.scale.vlan(route.network);
+            (
+                plain(inward(self.left), vlan, from_machine(host, 0)),
+                encapsulated(
+                    outward(self.right),
+                    self.into(route.tunnel),
+                    from_machine(host, 1),
+                ),
+            )
+        })
+    }
+
+    /// Sites' packets that go to machines.
+    pub(crate) fn tunnel_to_port(self) -> Traffic {
+        self.each(|_, route, host| {
+            let vlan = self.scale.vlan(route.network);
+            let outer = self.scale.outer(route.tunnel);
+            (
+                encapsulated(inward(self.right), outer, to_machine(host, 0)),
+                plain(outward(self.left), vlan, to_machine(host, 1)),
+            )
+        })
+    }
+
+    /// Sites' packets that go to other sites of the network, if it has any, else back.
+    pub(crate) fn tunnel_to_tunnel(self) -> Traffic {
+        self.each(|random, route, host| {
+            let from = self
+                .scale
+                .outer(self.scale.any_tunnel(random, route.network));
+            let inner = |hops| Inner {
+                source: SITE,
+                destination: host,
+                hops,
+            };
+            (
+                encapsulated(inward(self.right), from, inner(0)),
+                encapsulated(outward(self.right), self.into(route.tunnel), inner(1)),
+            )
+        })
+    }
+
+    /// One pair of frames for each route that a port leads to, in random order, again and again.
+    fn each(
+        self,
+        mut frames: impl FnMut(&mut StdRng, &Route, Ipv4Addr) -> (Vec<u8>, Vec<u8>),
+    ) -> Traffic {
+        let mut random = StdRng::seed_from_u64(SEED);
+        let ports = self.scale.ports();
+        let mut routes: Vec<&Route> = self
+            .routes
+            .iter()
+            .filter(|route| ports.contains(&route.network))
+            .collect();
+        routes.shuffle(&mut random);
+        let count = routes
+            .len()
+            .next_power_of_two()
+            .clamp(LEAST_FRAMES, MOST_FRAMES);
+        let mut traffic = Traffic::default();
+        for route in routes.into_iter().cycle().take(count) {
+            let bits = random.random::<u32>() & route.prefix.hostmask().to_bits();
+            let host = Ipv4Addr::from_bits(route.prefix.network().to_bits() | bits);
+            let (sent, arriving) = frames(&mut random, route, host);
+            traffic.sent.push(sent);
+            traffic.arriving.push(arriving);
+        }
+        traffic
+    }
+
+    fn into(self, tunnel: u32) -> Outer {
+        let outer = self.scale.outer(tunnel);
+        Outer {
+            source: outer.destination,
+            destination: outer.source,
+            key: self.scale.transmit_key(tunnel),
+        }
+    }
+}
+
+/// From the far end.
+fn inward(cable: Cable) -> Link {
+    Link {
+        source: cable.far.mac,
+        destination: cable.near.mac,
+    }
+}
+
+/// To the far end.
+fn outward(cable: Cable) -> Link {
+    Link {
+        source: cable.near.mac,
+        destination: cable.far.mac,
+    }
+}
+
+fn from_machine(host: Ipv4Addr, hops: u8) -> Inner {
+    Inner {
+        source: MACHINE,
+        destination: host,
+        hops,
+    }
+}
+
+fn to_machine(host: Ipv4Addr, hops: u8) -> Inner {
+    Inner {
+        source: host,
+        destination: MACHINE,
+        hops,
+    }
+}

@@ -1,0 +1,94 @@
+//! The benchmark itself: one short run measures every case and says so. The figures are not judged here; that frames
+//! arrive as they should, the benchmark judges itself.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+const CASES: [&str; 7] = [
+    "sink",
+    "redirect",
+    "port_to_tunnel",
+    "tunnel_to_port",
+    "tunnel_to_tunnel",
+    "kernel_forward",
+    "kernel_vxlan",
+];
+
+#[test]
+fn a_short_run_measures_every_case_and_compares_gregw_with_every_other_way() {
+    let Some(report) = run(&[]) else { return };
+    let names: Vec<&str> = cases(&report)
+        .map(|case| case["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, CASES);
+    for case in cases(&report) {
+        assert!(case["mpps"].as_f64().unwrap() > 0.0, "{case}");
+        let gre = case["name"].as_str().unwrap().starts_with("tunnel");
+        assert_eq!(case["bytes"], if gre { 92 } else { 64 }, "{case}");
+    }
+    let ratios = report["ratios"].as_object().unwrap();
+    assert_eq!(ratios.len(), 9);
+    for case in ["port_to_tunnel", "tunnel_to_port", "tunnel_to_tunnel"] {
+        for reference in ["redirect", "kernel_forward", "kernel_vxlan"] {
+            let ratio = ratios[&format!("{case}/{reference}")].as_f64().unwrap();
+            let quotient = mpps(&report, case) / mpps(&report, reference);
+            assert!(
+                (ratio / quotient - 1.0).abs() < 0.05,
+                "{case}/{reference}: {ratio}"
+            );
+        }
+    }
+}
+
+#[test]
+fn traffic_over_many_tunnels_networks_and_routes_arrives_as_it_should() {
+    let options = ["--cases", "port_to_tunnel,tunnel_to_port,tunnel_to_tunnel"];
+    let scale = ["--tunnels", "300", "--networks", "30", "--routes", "3000"];
+    let Some(report) = run(&[options.as_slice(), scale.as_slice()].concat()) else {
+        return;
+    };
+    let names: Vec<&str> = cases(&report)
+        .map(|case| case["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "sink",
+            "port_to_tunnel",
+            "tunnel_to_port",
+            "tunnel_to_tunnel"
+        ]
+    );
+    // A VLAN tag for each network.
+    assert_eq!(cases(&report).nth(1).unwrap()["bytes"], 68);
+    assert_eq!(report["ratios"].as_object().unwrap().len(), 0);
+}
+
+/// `None` where it cannot run.
+fn run(options: &[&str]) -> Option<Value> {
+    if !nix::unistd::Uid::effective().is_root() {
+        println!("SKIPPED: the benchmark needs root");
+        return None;
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_gre-bench"))
+        .args(["--json", "--rounds", "1", "--round-seconds", "0.05"])
+        .args(options)
+        .output()
+        .expect("gre-bench runs");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Some(serde_json::from_slice(&output.stdout).expect("nothing but JSON"))
+}
+
+fn cases(report: &Value) -> impl Iterator<Item = &Value> {
+    report["cases"].as_array().unwrap().iter()
+}
+
+fn mpps(report: &Value, name: &str) -> f64 {
+    let case = cases(report).find(|case| case["name"] == name).unwrap();
+    case["mpps"].as_f64().unwrap()
+}
