@@ -6,7 +6,8 @@
 
 use layout::{
     BITMAP, BITMAP_COUNTS, BITMAP_DEFAULT, BITMAP_ENTRIES, DIRECT, DIRECT_ENTRIES, LANES,
-    LANES_TOP, NODE, PATH, PATH_DEFAULT, PATH_NEXT, SPARSE, SPARSE_DEFAULT, SPARSE_ENTRIES, WIDE,
+    LANES_TOP, NODE, PATH, PATH_DEFAULT, PATH_NEXT, RANGE_BYTES, RANGE_ENTRY, RANGES, RANGES_COUNT,
+    SPARSE, SPARSE_DEFAULT, SPARSE_ENTRIES, WIDE,
 };
 
 use crate::next_hop::NextHop;
@@ -50,6 +51,9 @@ pub trait Key: Copy {
 
     /// The key without its first `bits` bits, 1 to 56.
     fn advance(self, bits: u64) -> Self;
+
+    /// The key without its first 64 bits.
+    fn advance_word(self) -> Self;
 }
 
 impl Octets for [u8; 4] {
@@ -71,6 +75,11 @@ impl Key for u64 {
     #[inline(always)]
     fn advance(self, bits: u64) -> u64 {
         self << (bits & 63)
+    }
+
+    #[inline(always)]
+    fn advance_word(self) -> u64 {
+        0
     }
 }
 
@@ -102,6 +111,11 @@ impl Key for (u64, u64) {
             low << (bits & 63),
         )
     }
+
+    #[inline(always)]
+    fn advance_word(self) -> (u64, u64) {
+        (self.1, 0)
+    }
 }
 
 /// The next hop of the longest prefix that covers `address`, or [`NextHop::NONE`].
@@ -114,6 +128,10 @@ pub fn look_up<S: Store, A: Octets>(store: &S, root: Root, address: A) -> NextHo
     let mut entry = root.0;
     // What holds unless something longer is found further down.
     let mut best = 0;
+    if entry & NODE != 0 && layout::kind(entry) == RANGES {
+        entry = in_ranges(store, u64::from(entry) << 3, key.top());
+        key = key.advance_word();
+    }
     for _ in 0..A::STEPS {
         if entry & NODE == 0 {
             break;
@@ -170,6 +188,19 @@ pub fn look_up<S: Store, A: Octets>(store: &S, root: Root, address: A) -> NextHo
     NextHop(if layout::is_leaf(entry) { entry } else { best })
 }
 
+/// The entry of the range that `top` lies in.
+#[inline(always)]
+fn in_ranges<S: Store>(store: &S, node: u64, top: u64) -> u32 {
+    let mut range = node;
+    for _ in 1..RANGES_COUNT {
+        if top <= store.word(range) {
+            break;
+        }
+        range += RANGE_BYTES;
+    }
+    store.half(range + RANGE_ENTRY)
+}
+
 /// The form of a compiled table in memory.
 ///
 /// An entry is 32 bits. Zero: nothing here, what was found further up holds. Bit 31 clear: a leaf,
@@ -178,7 +209,7 @@ pub fn look_up<S: Store, A: Octets>(store: &S, root: Root, address: A) -> NextHo
 /// between its parent and itself (0: none), so that a short prefix reaches into the nodes right
 /// below it and no further.
 ///
-/// Nodes other than [`PATH`] and [`WIDE`] split on 8 bits of the address. Neighbouring slots with
+/// Nodes split on 8 bits of the address, but for [`PATH`], [`WIDE`] and [`RANGES`]. Neighbouring slots with
 /// one value make a run, which the compressed kinds store once.
 ///
 /// ```text
@@ -192,6 +223,8 @@ pub fn look_up<S: Store, A: Octets>(store: &S, root: Root, address: A) -> NextHo
 ///         4 B × runs  entries
 /// DIRECT  4 B  default     4 B  unused     4 B × 256    entries
 /// WIDE    4 B  default     4 B  unused     4 B × 65536  entries (16 bits; only as a root)
+/// RANGES  for each of up to 32 ranges of the first 64 bits, in order (only as a root):
+///         8 B  last value of the range, all ones in the last one     4 B  entry     4 B  unused
 /// ```
 pub mod layout {
     /// Set in an entry that is a node.
@@ -207,6 +240,9 @@ pub mod layout {
     pub const DIRECT: u32 = 3;
     /// Kind: one entry a slot of 16 bits.
     pub const WIDE: u32 = 4;
+
+    /// Kind: a handful of ranges, compared with one by one.
+    pub const RANGES: u32 = 5;
 
     /// Longest fragment of one [`PATH`] node, in bits.
     pub const PATH_BITS: u32 = 56;
@@ -228,6 +264,13 @@ pub mod layout {
     pub const BITMAP_ENTRIES: u64 = 40;
     /// Offset of the entries of a [`DIRECT`] or [`WIDE`] node, in bytes.
     pub const DIRECT_ENTRIES: u64 = 8;
+
+    /// Most ranges of a [`RANGES`] node.
+    pub const RANGES_COUNT: usize = 32;
+    /// Distance of ranges, in bytes.
+    pub const RANGE_BYTES: u64 = 16;
+    /// Offset of the entry of a range, in bytes.
+    pub const RANGE_ENTRY: u64 = 8;
 
     /// Lowest bit of each of the 7 lanes of a [`SPARSE`] node.
     pub const LANES: u64 = {

@@ -335,7 +335,7 @@ impl Table {
         routes.fill(edits.iter().map(|edit| (edit.prefix, edit.next_hop)));
         let old = std::mem::replace(&mut self.routes, routes);
         let wide = edits.len() >= WIDE_FROM;
-        match Draft::new(heap, &self.routes, wide, self.size).rebuild(self.root) {
+        match Draft::new(heap, &self.routes, wide, self.size).rebuild(self.root, edits.is_empty()) {
             Ok(drafted) => Ok(Some(Pending {
                 drafted,
                 wide,
@@ -349,28 +349,33 @@ impl Table {
         }
     }
 
-    /// Drafts with another width of the root if the number of routes asks for it and there is room.
-    /// Where there is none, this is tried again with twice the routes: it builds the whole table.
+    /// Drafts with `edits`, or anew if the number of routes asks for another kind of root.
     fn draft<M: Memory, G: GracePeriod>(
         &mut self,
         heap: &mut Heap<M, G>,
         edits: &[Edit],
     ) -> Result<(Drafted, bool), FibError> {
-        let wide = if self.wide {
-            self.routes.len() >= WIDE_UNTIL
-        } else {
-            self.routes.len() >= self.wide_from
-        };
-        if wide != self.wide {
-            match Draft::new(heap, &self.routes, wide, self.size).rebuild(self.root) {
-                Ok(drafted) => return Ok((drafted, wide)),
-                Err(FibError::StoreFull { .. }) => self.wide_from *= 2,
-                Err(error) => return Err(error),
+        let routes = self.routes.len();
+        let few = routes <= layout::RANGES_COUNT || layout::kind(self.root) == layout::RANGES;
+        let wide = routes
+            >= if self.wide {
+                WIDE_UNTIL
+            } else {
+                self.wide_from
+            };
+        if few || wide != self.wide {
+            let removes = edits.iter().all(|edit| edit.next_hop == 0);
+            let draft = Draft::new(heap, &self.routes, wide, self.size);
+            match draft.rebuild(self.root, removes) {
+                // Building the whole table needs room; tried again with twice the routes.
+                Err(FibError::StoreFull { .. }) if wide && !self.wide => self.wide_from *= 2,
+                // A wide root may stay.
+                Err(FibError::StoreFull { .. }) if self.wide && !few => {}
+                drafted => return Ok((drafted?, wide)),
             }
         }
-        let drafted =
-            Draft::new(heap, &self.routes, self.wide, self.size).edit(self.root, edits)?;
-        Ok((drafted, self.wide))
+        let draft = Draft::new(heap, &self.routes, self.wide, self.size);
+        Ok((draft.edit(self.root, edits)?, self.wide))
     }
 
     fn remember(&mut self, edits: &[Edit]) -> Undo {

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use gre_common::fib::Store;
 use gre_common::fib::layout::{
     BITMAP, BITMAP_COUNTS, BITMAP_DEFAULT, BITMAP_ENTRIES, DIRECT, DIRECT_ENTRIES, LANES,
-    LANES_TOP, NODE, PATH, PATH_DEFAULT, PATH_NEXT, SPARSE, SPARSE_DEFAULT, SPARSE_ENTRIES,
-    SPARSE_RUNS, WIDE, is_leaf, kind, offset,
+    LANES_TOP, NODE, PATH, PATH_DEFAULT, PATH_NEXT, RANGE_BYTES, RANGE_ENTRY, RANGES, RANGES_COUNT,
+    SPARSE, SPARSE_DEFAULT, SPARSE_ENTRIES, SPARSE_RUNS, WIDE, is_leaf, kind, offset,
 };
 
 use super::heap::Block;
@@ -50,6 +50,16 @@ pub(super) fn encode(entries: &[u32], default: u32) -> (u32, Vec<u32>) {
     }
 }
 
+/// A new node of ranges: the last value and the entry of each, in order.
+pub(super) fn encode_ranges(ranges: &[(u64, u32)]) -> Vec<u32> {
+    let mut contents = Vec::with_capacity(ranges.len() * 4);
+    for (last, entry) in ranges {
+        contents.extend(split(*last));
+        contents.extend([*entry, 0]);
+    }
+    contents
+}
+
 /// A node read back.
 pub(super) struct Node {
     /// Where it lies; its size.
@@ -76,6 +86,11 @@ pub(super) fn measure(store: &impl Store, entry: u32) -> Node {
             let runs = bitmap_runs(store, at);
             (BITMAP_ENTRIES + runs * 4, count(BITMAP_ENTRIES, runs))
         }
+        RANGES => {
+            let entries = range_entries(store, entry);
+            let leaves = entries.iter().filter(|entry| is_leaf(**entry)).count();
+            (entries.len() as u64 * RANGE_BYTES, leaves as u32)
+        }
         kind => {
             let slots = 1 << stride(kind);
             (DIRECT_ENTRIES + slots * 4, count(DIRECT_ENTRIES, slots))
@@ -90,26 +105,55 @@ pub(super) fn measure(store: &impl Store, entry: u32) -> Node {
     }
 }
 
-/// The child nodes of a node that is not a path: slot and entry, by slot.
+/// The child nodes of a node that has slots: slot and entry, by slot.
 pub(super) fn children(store: &impl Store, entry: u32) -> Vec<(u32, u32)> {
-    let mut last = 0;
-    (0..1 << stride(kind(entry)))
-        .map(|slot| {
-            (
-                slot,
-                store.half(u64::from(entry_offset(store, entry, slot))),
-            )
-        })
-        .filter(|(_, child)| {
-            // A child is the only slot of its run.
-            let first = is_node(*child) && *child != last;
-            last = *child;
-            first
-        })
-        .collect()
+    let at = u64::from(offset(entry));
+    let child = |(slot, offset)| {
+        let child = store.half(offset);
+        is_node(child).then_some((slot, child))
+    };
+    // A child is the only slot of its run, so the first slots of the runs are all there is to see.
+    match kind(entry) {
+        SPARSE => {
+            let bounds = store.word(at);
+            let first = |run| if run == 0 { 0 } else { lane(bounds, run - 1) };
+            (0..sparse_runs(bounds) as u32)
+                .map(|run| (first(run), at + SPARSE_ENTRIES + u64::from(run) * 4))
+                .filter_map(child)
+                .collect()
+        }
+        BITMAP => {
+            let later = (0..256).filter(|slot| {
+                let bits = store.word(at + u64::from(slot / 64) * 8);
+                bits >> (slot % 64) & 1 != 0
+            });
+            std::iter::once(0)
+                .chain(later)
+                .zip((at + BITMAP_ENTRIES..).step_by(4))
+                .filter_map(child)
+                .collect()
+        }
+        kind => (0..1 << stride(kind))
+            .zip((at + DIRECT_ENTRIES..).step_by(4))
+            .filter_map(child)
+            .collect(),
+    }
 }
 
-/// Where the entry of a slot lies, in bytes, in a node that is not a path.
+/// The entries of a node of ranges.
+pub(super) fn range_entries(store: &impl Store, entry: u32) -> Vec<u32> {
+    let at = u64::from(offset(entry));
+    let mut entries = Vec::new();
+    for range in (0..RANGES_COUNT as u64).map(|index| at + index * RANGE_BYTES) {
+        entries.push(store.half(range + RANGE_ENTRY));
+        if store.word(range) == u64::MAX {
+            break;
+        }
+    }
+    entries
+}
+
+/// Where the entry of a slot lies, in bytes, in a node that has slots.
 pub(super) fn entry_offset(store: &impl Store, entry: u32, slot: u32) -> u32 {
     let at = u64::from(offset(entry));
     let slot = u64::from(slot);
@@ -133,12 +177,12 @@ pub(super) fn next(store: &impl Store, path: u32) -> u32 {
     store.half(u64::from(offset(path)) + PATH_NEXT)
 }
 
-/// The default of a node.
+/// The default of a node other than one of ranges.
 pub(super) fn default(store: &impl Store, entry: u32) -> u32 {
     store.half(u64::from(offset(entry)) + default_offset(kind(entry)))
 }
 
-/// The contents of a node with another default.
+/// The contents of a node other than one of ranges, with another default.
 pub(super) fn with_default(
     cells: &[AtomicU32],
     store: &impl Store,
@@ -207,6 +251,10 @@ fn plain(entries: &[u32], default: u32) -> Vec<u32> {
 /// First slots of the runs other than the first.
 fn run_starts(entries: &[u32]) -> impl Iterator<Item = usize> {
     (1..entries.len()).filter(|slot| entries[*slot] != entries[slot - 1])
+}
+
+fn lane(bounds: u64, lane: u32) -> u32 {
+    (bounds >> (9 * lane)) as u32 & 0x1ff
 }
 
 fn sparse_runs(bounds: u64) -> u64 {

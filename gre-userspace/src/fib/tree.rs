@@ -7,7 +7,9 @@
 use std::sync::atomic::Ordering;
 
 use gre_common::fib::Store;
-use gre_common::fib::layout::{PATH, PATH_BITS, WIDE, is_leaf, kind, node, offset};
+use gre_common::fib::layout::{
+    PATH, PATH_BITS, RANGES, RANGES_COUNT, WIDE, is_leaf, kind, node, offset,
+};
 
 use super::FibError;
 use super::grace::GracePeriod;
@@ -92,6 +94,14 @@ enum Child {
     New(Tree),
 }
 
+/// A range of the first 64 bits: up to `last`, `value` holds, but for the routes `below`.
+struct Range<'e> {
+    last: u64,
+    value: u32,
+    /// Routes of more than 64 bits, which begin with `last`.
+    below: &'e [Edit],
+}
+
 /// The slot and edits of one child.
 struct Group<'e> {
     slot: u32,
@@ -121,9 +131,35 @@ impl<'a, M: Memory, G: GracePeriod> Draft<'a, M, G> {
     /// Applies `edits` (sorted, one for a prefix, each a real difference) to the tree at `root`.
     ///
     /// On failure nothing is taken from the heap.
-    pub(super) fn edit(mut self, root: u32, edits: &[Edit]) -> Result<Drafted, FibError> {
-        self.removes = edits.iter().all(|edit| edit.next_hop == 0);
-        match self.edit_root(root, edits) {
+    pub(super) fn edit(self, root: u32, edits: &[Edit]) -> Result<Drafted, FibError> {
+        let removes = edits.iter().all(|edit| edit.next_hop == 0);
+        self.draft(removes, |draft| draft.edit_root(root, edits))
+    }
+
+    /// Builds a new tree from all routes, and has the one at `root` replaced. `removes` tells that
+    /// there were more routes before.
+    pub(super) fn rebuild(mut self, root: u32, removes: bool) -> Result<Drafted, FibError> {
+        self.free_all(root);
+        let mut edits: Vec<Edit> = self
+            .routes
+            .iter()
+            .map(|(prefix, next_hop)| Edit { prefix, next_hop })
+            .collect();
+        edits.sort_unstable_by_key(|edit| edit.prefix);
+        match ranges(&edits) {
+            Some(ranges) => self.draft(removes, |draft| draft.make_ranges(&ranges)),
+            None => self.draft(removes, |draft| draft.edit_root(0, &edits)),
+        }
+    }
+
+    /// Ends the draft with what `make` makes, or takes back what it made.
+    fn draft(
+        mut self,
+        removes: bool,
+        make: impl FnOnce(&mut Self) -> Result<u32, FibError>,
+    ) -> Result<Drafted, FibError> {
+        self.removes = removes;
+        match make(&mut self) {
             Ok(root) => Ok(Drafted {
                 root,
                 size: self.size,
@@ -140,16 +176,29 @@ impl<'a, M: Memory, G: GracePeriod> Draft<'a, M, G> {
         }
     }
 
-    /// Builds a new tree from all routes, and has the one at `root` replaced.
-    pub(super) fn rebuild(mut self, root: u32) -> Result<Drafted, FibError> {
-        self.free_all(root);
-        let mut edits: Vec<Edit> = self
-            .routes
-            .iter()
-            .map(|(prefix, next_hop)| Edit { prefix, next_hop })
-            .collect();
-        edits.sort_unstable_by_key(|edit| edit.prefix);
-        self.edit(0, &edits)
+    fn make_ranges(&mut self, ranges: &[Range<'_>]) -> Result<u32, FibError> {
+        let mut entries = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            let entry = if range.below.is_empty() {
+                range.value
+            } else {
+                let place = Prefix {
+                    bits: u128::from(range.last) << 64,
+                    length: 64,
+                };
+                let change = self.change(Tree::Empty, place, range.below, range.value, false)?;
+                let Change::Replaced(tree) = change else {
+                    unreachable!("a way that is not alone is never changed in place");
+                };
+                self.write_or(tree, range.value)?
+            };
+            entries.push((range.last, entry));
+        }
+        match entries[..] {
+            // One range without a node below is the default alone, or nothing.
+            [(_, entry)] if !node::is_node(entry) => Ok(entry),
+            _ => self.place(RANGES, &node::encode_ranges(&entries)),
+        }
     }
 
     fn edit_root(&mut self, root: u32, edits: &[Edit]) -> Result<u32, FibError> {
@@ -567,13 +616,17 @@ impl<'a, M: Memory, G: GracePeriod> Draft<'a, M, G> {
         if !node::is_node(entry) {
             return;
         }
-        if kind(entry) == PATH {
-            let next = node::next(&self.heap.view(), entry);
-            self.free_all(next);
-        } else {
-            for (_, child) in node::children(&self.heap.view(), entry) {
-                self.free_all(child);
+        let view = self.heap.view();
+        let below = match kind(entry) {
+            PATH => vec![node::next(&view, entry)],
+            RANGES => node::range_entries(&view, entry),
+            _ => {
+                let children = node::children(&view, entry).into_iter();
+                children.map(|(_, child)| child).collect()
             }
+        };
+        for entry in below {
+            self.free_all(entry);
         }
         self.free(entry);
     }
@@ -600,6 +653,12 @@ impl<'a, M: Memory, G: GracePeriod> Draft<'a, M, G> {
     }
 }
 
+impl Range<'_> {
+    fn is_continued_by(&self, next: &Self) -> bool {
+        self.value == next.value && self.below.is_empty() && next.below.is_empty()
+    }
+}
+
 impl Drafted {
     /// Puts the draft in force, but for a new root: that, `publish` has to store.
     pub(super) fn commit<M: Memory, G: GracePeriod>(
@@ -621,6 +680,49 @@ impl Drafted {
         for block in self.made {
             heap.release(block);
         }
+    }
+}
+
+/// The ranges that a table of few routes splits into, if they are few enough.
+fn ranges(routes: &[Edit]) -> Option<Vec<Range<'_>>> {
+    if routes.len() > RANGES_COUNT {
+        return None;
+    }
+    let mut lasts = vec![u64::MAX];
+    for Edit { prefix, .. } in routes {
+        let first = (prefix.bits >> 64) as u64;
+        lasts.push(first | u64::MAX.checked_shr(prefix.length.into()).unwrap_or(0));
+        lasts.extend(first.checked_sub(1));
+    }
+    lasts.sort_unstable();
+    lasts.dedup();
+    let mut ranges: Vec<Range<'_>> = Vec::with_capacity(lasts.len());
+    for last in lasts {
+        let range = range_to(last, routes);
+        match ranges.last_mut() {
+            Some(before) if before.is_continued_by(&range) => before.last = last,
+            _ => ranges.push(range),
+        }
+    }
+    (ranges.len() <= RANGES_COUNT).then_some(ranges)
+}
+
+/// The range that ends with `last`, which no route splits.
+fn range_to(last: u64, routes: &[Edit]) -> Range<'_> {
+    let begins = |edit: &Edit| (edit.prefix.bits >> 64) as u64;
+    let longer = |edit: &Edit| edit.prefix.length > 64 && begins(edit) == last;
+    let first = routes.iter().position(longer).unwrap_or(routes.len());
+    let count = routes[first..].iter().take_while(|edit| longer(edit));
+    let covering = routes.iter().filter(|edit| {
+        let host = u64::MAX.checked_shr(edit.prefix.length.into()).unwrap_or(0);
+        edit.prefix.length <= 64 && begins(edit) == last & !host
+    });
+    Range {
+        last,
+        value: covering
+            .max_by_key(|edit| edit.prefix.length)
+            .map_or(0, |edit| edit.next_hop),
+        below: &routes[first..first + count.count()],
     }
 }
 
