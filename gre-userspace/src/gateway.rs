@@ -113,8 +113,11 @@ impl Gateway {
         match gateway.bring_up(config).await {
             Ok(()) => Ok((gateway, streams)),
             Err(failure) => {
-                if let Err(error) = gateway.live.plane.abandon() {
-                    tracing::error!("{:#}", anyhow::Error::from(error));
+                let Self { live, lock, .. } = gateway;
+                for result in [live.plane.abandon(), lock.remove()] {
+                    if let Err(error) = result {
+                        tracing::error!("{:#}", anyhow::Error::from(error));
+                    }
                 }
                 Err(failure)
             }

@@ -48,7 +48,7 @@ impl Gateway {
     /// Runs a daemon that is expected to end by itself, and returns its status and what it printed.
     ///
     /// # Panics
-    /// If it still runs after a while.
+    /// If it still runs after a while, or has left something behind.
     #[track_caller]
     pub fn start_refused(namespace: &Handle, configuration: &str) -> Output {
         let mut gateway = Self::prepare(namespace, configuration);
@@ -61,6 +61,11 @@ impl Gateway {
         );
         let status = gateway.status().expect("it has ended");
         gateway.daemon = None;
+        let left: Vec<PathBuf> = left_by(std::process::id())
+            .into_iter()
+            .filter(|path| path.to_string_lossy().contains(&gateway.instance))
+            .collect();
+        assert!(left.is_empty(), "a refused start has left {left:?}");
         Output {
             status,
             stdout: Vec::new(),

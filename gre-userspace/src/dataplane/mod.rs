@@ -123,7 +123,9 @@ impl DataPlane {
     /// Gives a generation up that never took over. What the last one left stays as it is.
     pub fn abandon(mut self) -> Result<()> {
         self.pins.discard_staged()?;
-        self.attachments.detach_own()
+        self.attachments.detach_own()?;
+        self.pins.remove_empty();
+        Ok(())
     }
 
     /// Takes the program off all devices and leaves nothing behind.

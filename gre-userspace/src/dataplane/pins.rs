@@ -134,11 +134,17 @@ impl Pins {
             remove_directory(&directory)?;
         }
         remove_directory(&self.directory)?;
-        // Other instances may live beside this one.
-        if let Some(parent) = self.directory.parent() {
-            let _ = fs::remove_dir(parent);
-        }
+        self.remove_empty();
         Ok(())
+    }
+
+    /// Removes the directories that hold nothing: what another generation or instance has pinned stays.
+    pub(super) fn remove_empty(&self) {
+        let parents = self.directory.ancestors().take(2).map(Path::to_path_buf);
+        for directory in [self.links(), self.programs()].into_iter().chain(parents) {
+            // A directory that is not empty is refused.
+            let _ = fs::remove_dir(directory);
+        }
     }
 
     fn links(&self) -> PathBuf {
