@@ -19,6 +19,7 @@ mod inventory;
 pub mod metrics;
 pub mod neighbour;
 pub mod netlink;
+pub mod object;
 pub mod peering;
 pub mod plan;
 mod remembered;

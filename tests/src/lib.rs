@@ -4,11 +4,15 @@
 //! Nothing here that builds or judges packets uses `gre-common`: an error there must not hide itself. Harness functions
 //! panic with what failed, as the tests that call them would.
 
+pub mod both_sides;
 pub mod bpf;
 pub mod configuration;
+pub mod fixture;
+pub mod frames;
 pub mod gateway;
 pub mod gre;
 pub mod gre_peer;
+pub mod kernel_gateway;
 pub mod link;
 pub mod netns;
 pub mod packet;

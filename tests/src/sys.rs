@@ -1,7 +1,7 @@
 //! The system calls that neither `std` nor `nix` wraps: packet sockets with batches, TUN devices, `bpf(2)`.
 //!
-//! Every `unsafe` of this crate is here. Called by `netns`, `bpf`, `gre_peer` and `wire`; sockets and devices belong to
-//! the network namespace of the calling thread.
+//! Every `unsafe` block of this crate is here (`kernel_gateway` has an `unsafe impl`). Called by `netns`, `bpf`,
+//! `gre_peer` and `wire`; sockets and devices belong to the network namespace of the calling thread.
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -195,17 +195,22 @@ fn behind_options<F: Frame>(frame: &F, first: IpProto, offset: usize) -> Behind 
             found = Found::Gre;
             break;
         }
+        // Before anything is read: what is no header to skip may also have no bytes.
+        if !matches!(
+            next,
+            IpProto::HOP_BY_HOP | IpProto::DESTINATION_OPTIONS | IpProto::FRAGMENT
+        ) {
+            break;
+        }
         let Ok([behind, length]) = frame.read::<[u8; 2]>(offset) else {
             found = Found::End;
             break;
         };
-        match next {
-            IpProto::HOP_BY_HOP | IpProto::DESTINATION_OPTIONS => {}
-            IpProto::FRAGMENT if IpProto(behind) == IpProto::GRE => {
+        if next == IpProto::FRAGMENT {
+            if IpProto(behind) == IpProto::GRE {
                 found = Found::Fragment;
-                break;
             }
-            _ => break,
+            break;
         }
         next = IpProto(behind);
         offset += (length as usize + 1) * 8;

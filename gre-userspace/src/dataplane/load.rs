@@ -5,19 +5,13 @@ use std::path::PathBuf;
 use aya::maps::{MapError, ProgramArray};
 use aya::programs::{ProgramError, Xdp};
 use aya::util::KernelVersion;
-use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
+use aya::{Ebpf, EbpfError, EbpfLoader};
 
 use gre_common::limits;
 
 use crate::error::{Error, Result};
+use crate::object::{GATEWAY, OBJECT, RESOLVER};
 
-/// Built from `gre-ebpf` by the build script.
-static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gregw.bpf.o"));
-
-/// The program that is attached to devices.
-pub(super) const GATEWAY: &str = "gregw";
-/// The program that answers ARP and neighbour discovery.
-const RESOLVER: &str = "gregw_resolve";
 /// All programs of the object.
 pub(super) const PROGRAMS: [&str; 2] = [GATEWAY, RESOLVER];
 

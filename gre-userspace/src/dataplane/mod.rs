@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::fib::{Change, Fib, FibError, KernelGracePeriod, MappedArray};
 use crate::instance::{Instance, InstanceLock};
 use crate::netlink::Link;
+use crate::object;
 use crate::report::AttachMode;
 
 use attach::Attachments;
@@ -105,7 +106,7 @@ impl DataPlane {
 
     /// Puts the program on a device.
     pub fn attach(&mut self, device: IfIndex, name: &str, mode: XdpMode) -> Result<()> {
-        let program = load::program(&mut self.ebpf, load::GATEWAY)?;
+        let program = load::program(&mut self.ebpf, object::GATEWAY)?;
         self.attachments.attach(program, device, name, mode)
     }
 

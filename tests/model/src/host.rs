@@ -1,0 +1,306 @@
+//! The pipeline over plain collections.
+//!
+//! Holds: a table answers as its BPF map would. An array has an entry, be it a zeroed one, for each index below its
+//! size; a hash has what was put in; frames have the head- and tailroom of `BPF_PROG_TEST_RUN`.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use gre_common::counters::{Direction, Ledger, Owner};
+use gre_common::entry::{AdjacencyEntry, InterfaceEntry, NeighbourEntry, PortEntry, TunnelEntry};
+use gre_common::event::Event;
+use gre_common::frame::SliceFrame;
+use gre_common::id::{
+    Address, AdjacencyId, IfIndex, MacAddress, NeighbourId, NetworkId, PortId, TunnelId,
+};
+use gre_common::key::{DemuxKeyV4, DemuxKeyV6, EndpointKey, MachineKey, VlanKey};
+use gre_common::limits;
+use gre_common::next_hop::NextHop;
+use gre_common::pipeline;
+use gre_common::tables::{SequenceCell, SequenceEntry, Tables};
+use gre_common::verdict::{DropReason, Verdict};
+
+use crate::{Action, Counters, Gateway, Outcome};
+
+/// Bytes of the page that `BPF_PROG_TEST_RUN` puts a frame into, less what the kernel keeps at its two ends
+/// (`struct xdp_frame` and `struct skb_shared_info`).
+const PAGE: usize = 4096 - 40 - 320;
+
+/// A gateway that packets can be run through on the host.
+#[derive(Debug)]
+pub struct HostGateway {
+    tables: HostTables,
+}
+
+impl HostGateway {
+    /// The pipeline over these tables, with all counters zero.
+    pub fn new(gateway: &Gateway) -> Self {
+        Self {
+            tables: HostTables::new(gateway.clone()),
+        }
+    }
+
+    /// Runs one frame, as the XDP programs do together, and returns why it was dropped, if it was.
+    pub fn run(&self, device: IfIndex, frame: &[u8]) -> (Outcome, Option<DropReason>) {
+        let mut memory = vec![0; PAGE.max(SliceFrame::HEADROOM + frame.len())];
+        let Some(mut packet) = SliceFrame::new(&mut memory, frame) else {
+            unreachable!("the memory is sized for the frame");
+        };
+        let tables = &self.tables;
+        let mut ledger = Ledger::new(device);
+        let mut verdict = pipeline::process(&mut packet, tables, device, &mut ledger);
+        if verdict == Ok(Verdict::Resolve) {
+            ledger = Ledger::new(device);
+            verdict = Ok(pipeline::resolve(&mut packet, tables, device, &mut ledger));
+        }
+        if verdict == Ok(Verdict::Transmit) {
+            if tables.gateway.devices.contains(&ledger.egress) {
+                pipeline::sent(tables, &ledger);
+            } else {
+                verdict = Err(pipeline::not_sent(tables, &ledger));
+            }
+        }
+        let (action, reason) = match verdict {
+            Ok(Verdict::Transmit) => (Action::Redirect, None),
+            Ok(Verdict::Pass | Verdict::Resolve) => (Action::Pass, None),
+            Ok(Verdict::Consume) => (Action::Drop, None),
+            Err(reason) => (Action::Drop, Some(reason)),
+        };
+        let frame = if action == Action::Drop {
+            Vec::new()
+        } else {
+            packet.bytes().to_vec()
+        };
+        (Outcome { action, frame }, reason)
+    }
+
+    /// Sets the clock, in nanoseconds.
+    pub fn set_time(&self, now: u64) {
+        self.tables.now.set(now);
+    }
+
+    /// Everything counted so far.
+    pub fn counters(&self) -> Counters {
+        self.tables.counters.borrow().clone()
+    }
+
+    /// The events since the last call.
+    pub fn take_events(&self) -> Vec<Event> {
+        self.tables.events.take()
+    }
+
+    /// The machines that were sent to.
+    pub fn used_neighbours(&self) -> BTreeSet<NeighbourId> {
+        self.tables.used.borrow().clone()
+    }
+
+    /// The sequence numbers of a tunnel; zero if there is no such tunnel.
+    pub fn sequence(&self, id: TunnelId) -> SequenceEntry {
+        let cell = self.tables.sequences.get(&id);
+        cell.map_or(SequenceEntry::default(), |cell| SequenceEntry {
+            received: cell.received.load(Relaxed),
+            sent: cell.sent.load(Relaxed),
+        })
+    }
+
+    /// Forgets all sequence numbers and the machines that were learnt.
+    pub fn forget(&self) {
+        self.tables.learnt.take();
+        for cell in self.tables.sequences.values() {
+            cell.received.store(0, Relaxed);
+            cell.sent.store(0, Relaxed);
+        }
+    }
+}
+
+/// The tables of a [`Gateway`], and what is written into them.
+#[derive(Debug)]
+struct HostTables {
+    gateway: Gateway,
+    zeros: Zeros,
+    sequences: BTreeMap<TunnelId, HostSequence>,
+    used: RefCell<BTreeSet<NeighbourId>>,
+    learnt: RefCell<HashMap<MachineKey, MacAddress>>,
+    counters: RefCell<Counters>,
+    events: RefCell<Vec<Event>>,
+    now: Cell<u64>,
+}
+
+/// What an array has where nothing was put.
+#[derive(Debug, Default)]
+struct Zeros {
+    interface: InterfaceEntry,
+    port: PortEntry,
+    tunnel: TunnelEntry,
+    neighbour: NeighbourEntry,
+    adjacency: AdjacencyEntry,
+}
+
+/// Sequence numbers of one tunnel.
+#[derive(Debug, Default)]
+struct HostSequence {
+    received: AtomicU64,
+    sent: AtomicU64,
+}
+
+impl HostTables {
+    fn new(gateway: Gateway) -> Self {
+        let sequences = gateway
+            .tunnels
+            .keys()
+            .map(|id| (*id, HostSequence::default()));
+        Self {
+            sequences: sequences.collect(),
+            gateway,
+            zeros: Zeros::default(),
+            used: RefCell::default(),
+            learnt: RefCell::default(),
+            counters: RefCell::default(),
+            events: RefCell::default(),
+            now: Cell::default(),
+        }
+    }
+}
+
+impl Tables for HostTables {
+    type Sequence = HostSequence;
+
+    fn interface(&self, device: IfIndex) -> Option<&InterfaceEntry> {
+        element(
+            &self.gateway.interfaces,
+            (&device, device.0),
+            limits::INTERFACES,
+            &self.zeros.interface,
+        )
+    }
+
+    fn tagged_port(&self, key: &VlanKey) -> Option<PortId> {
+        self.gateway.tagged_ports.get(key).copied()
+    }
+
+    fn port(&self, id: PortId) -> Option<&PortEntry> {
+        element(
+            &self.gateway.ports,
+            (&id, id.0),
+            limits::PORTS,
+            &self.zeros.port,
+        )
+    }
+
+    fn demux_v4(&self, key: &DemuxKeyV4) -> Option<TunnelId> {
+        self.gateway.demux_v4.get(key).copied()
+    }
+
+    fn demux_v6(&self, key: &DemuxKeyV6) -> Option<TunnelId> {
+        self.gateway.demux_v6.get(key).copied()
+    }
+
+    fn is_endpoint(&self, key: &EndpointKey) -> bool {
+        self.gateway.endpoints.contains(key)
+    }
+
+    fn tunnel(&self, id: TunnelId) -> Option<&TunnelEntry> {
+        element(
+            &self.gateway.tunnels,
+            (&id, id.0),
+            limits::TUNNELS,
+            &self.zeros.tunnel,
+        )
+    }
+
+    fn route(&self, network: NetworkId, destination: &Address) -> NextHop {
+        self.gateway.look_up(network, (*destination).into())
+    }
+
+    fn neighbour(&self, id: NeighbourId) -> Option<&NeighbourEntry> {
+        element(
+            &self.gateway.neighbours,
+            (&id, id.0),
+            limits::NEIGHBOURS,
+            &self.zeros.neighbour,
+        )
+    }
+
+    fn touch_neighbour(&self, id: NeighbourId) {
+        self.used.borrow_mut().insert(id);
+    }
+
+    fn learnt(&self, machine: &MachineKey) -> Option<MacAddress> {
+        self.learnt.borrow().get(machine).copied()
+    }
+
+    fn learn(&self, machine: &MachineKey, mac: MacAddress) {
+        self.learnt.borrow_mut().insert(*machine, mac);
+    }
+
+    fn adjacency(&self, id: AdjacencyId) -> Option<&AdjacencyEntry> {
+        element(
+            &self.gateway.adjacencies,
+            (&id, id.0),
+            limits::ADJACENCIES,
+            &self.zeros.adjacency,
+        )
+    }
+
+    fn sequence(&self, id: TunnelId) -> Option<&HostSequence> {
+        self.sequences.get(&id)
+    }
+
+    fn now(&self) -> u64 {
+        self.now.get()
+    }
+
+    fn emit(&self, event: &Event) {
+        self.events.borrow_mut().push(*event);
+    }
+
+    fn count(&self, owner: Owner, direction: Direction, bytes: u32) {
+        let mut counters = self.counters.borrow_mut();
+        let stats = counters.stats.entry(owner).or_default();
+        match direction {
+            Direction::Receive => {
+                stats.receive_packets += 1;
+                stats.receive_bytes += u64::from(bytes);
+            }
+            Direction::Transmit => {
+                stats.transmit_packets += 1;
+                stats.transmit_bytes += u64::from(bytes);
+            }
+        }
+    }
+
+    fn count_drop(&self, owner: Owner, direction: Direction, reason: DropReason) {
+        let mut counters = self.counters.borrow_mut();
+        *counters
+            .drops
+            .entry((owner, direction, reason))
+            .or_default() += 1;
+    }
+}
+
+impl SequenceCell for HostSequence {
+    fn load(&self) -> u64 {
+        self.received.load(Relaxed)
+    }
+
+    fn replace(&self, current: u64, new: u64) -> bool {
+        self.received
+            .compare_exchange(current, new, Relaxed, Relaxed)
+            .is_ok()
+    }
+
+    fn next(&self) -> u32 {
+        self.sent.fetch_add(1, Relaxed) as u32
+    }
+}
+
+/// The element of an array of `size`.
+fn element<'t, I: Ord, T>(
+    entries: &'t BTreeMap<I, T>,
+    (id, index): (&I, u32),
+    size: usize,
+    zero: &'t T,
+) -> Option<&'t T> {
+    ((index as usize) < size).then(|| entries.get(id).unwrap_or(zero))
+}
