@@ -27,7 +27,8 @@ pub struct BothSides {
     pub devices: Devices,
     /// The links of the devices.
     pub links: Links,
-    tables: Gateway,
+    /// What both were made from.
+    pub tables: Gateway,
     counters: Counters,
 }
 
@@ -104,7 +105,7 @@ impl BothSides {
     /// Runs one frame through both.
     ///
     /// # Panics
-    /// If they differ in action, bytes, counters, events, machines in use or sequence numbers.
+    /// If they differ in action, bytes, events or what this frame counts for.
     #[track_caller]
     pub fn run(&mut self, device: IfIndex, frame: &[u8]) -> Seen {
         let in_kernel = self.kernel.run(device, frame);
@@ -120,20 +121,8 @@ impl BothSides {
             events,
             "kernel, host; frame {frame:02x?}"
         );
-        let counters = self.kernel.counters();
-        assert_eq!(
-            counters,
-            self.host.counters(),
-            "kernel, host; frame {frame:02x?}"
-        );
-        assert_eq!(
-            self.kernel.used_neighbours(),
-            self.host.used_neighbours(),
-            "kernel, host; frame {frame:02x?}"
-        );
-        let counted = counters.since(&self.counters);
-        self.check_accounts(&outcome, reason, &counted);
-        self.counters = counters;
+        let counted = self.counted(frame);
+        check_accounts(&outcome, reason, &counted);
         Seen {
             outcome,
             reason,
@@ -150,26 +139,21 @@ impl BothSides {
         self.kernel.run_live(device, frame);
         self.host.set_time(coarse_time());
         self.host.run(device, frame);
-        self.counters = self.kernel.counters();
-        assert_eq!(
-            self.counters,
-            self.host.counters(),
-            "kernel, host; frame {frame:02x?}"
-        );
+        self.counted(frame);
     }
 
-    /// Forgets all sequence numbers and learnt machines on both sides.
-    pub fn forget(&mut self) {
-        self.kernel.forget();
-        self.host.forget();
-    }
-
-    /// Compares the sequence numbers of all tunnels: those sent, and those last accepted. When that was may differ, as
-    /// the sides ran one after the other.
+    /// Compares everything that the sides have written so far: all counters, machines in use, sequence numbers. When a
+    /// number was accepted may differ, as the sides ran one after the other.
     ///
     /// # Panics
     /// If they differ.
-    pub fn compare_sequences(&self) {
+    pub fn compare(&self) {
+        assert_eq!(self.kernel.counters(), self.host.counters(), "kernel, host");
+        assert_eq!(
+            self.kernel.used_neighbours(),
+            self.host.used_neighbours(),
+            "kernel, host"
+        );
         for id in self.tables.tunnels.keys() {
             let (kernel, host) = (self.kernel.sequence(*id), self.host.sequence(*id));
             assert_eq!(kernel.sent, host.sent, "next number of tunnel {id}");
@@ -180,18 +164,45 @@ impl BothSides {
         }
     }
 
-    /// A packet is counted once where it comes in and once where it goes out or ends.
-    fn check_accounts(&self, outcome: &Outcome, reason: Option<DropReason>, counted: &Counters) {
-        let drops = counted.dropped() + counted.dropped_unclaimed();
-        assert!(counted.are_balanced(), "{counted:?}");
-        assert!(counted.received() <= 1 && drops <= 1, "{counted:?}");
-        assert_eq!(drops == 1, reason.is_some(), "{outcome:?} {counted:?}");
-        let reasons: BTreeSet<DropReason> =
-            counted.drops.keys().map(|(.., reason)| *reason).collect();
-        assert!(reasons.into_iter().eq(reason), "{reason:?} {counted:?}");
-        if outcome.action == Action::Pass {
-            assert_eq!(counted, &Counters::default(), "what passes is not counted");
+    /// Forgets all sequence numbers and learnt machines on both sides.
+    pub fn forget(&mut self) {
+        self.kernel.forget();
+        self.host.forget();
+    }
+
+    /// What the host has counted since the last frame; the kernel must have counted as much there.
+    fn counted(&mut self, frame: &[u8]) -> Counters {
+        let now = self.host.counters();
+        let counted = now.since(&self.counters);
+        for owner in counted.stats.keys() {
+            let in_kernel = self.kernel.stats(*owner);
+            assert_eq!(
+                in_kernel, now.stats[owner],
+                "kernel, host: {owner:?}; frame {frame:02x?}"
+            );
         }
+        for key in counted.drops.keys() {
+            let in_kernel = self.kernel.drops(key.0, key.1, key.2);
+            assert_eq!(
+                in_kernel, now.drops[key],
+                "kernel, host: {key:?}; frame {frame:02x?}"
+            );
+        }
+        self.counters = now;
+        counted
+    }
+}
+
+/// A packet is counted once where it comes in and once where it goes out or ends.
+fn check_accounts(outcome: &Outcome, reason: Option<DropReason>, counted: &Counters) {
+    let drops = counted.dropped() + counted.dropped_unclaimed();
+    assert!(counted.are_balanced(), "{counted:?}");
+    assert!(counted.received() <= 1 && drops <= 1, "{counted:?}");
+    assert_eq!(drops == 1, reason.is_some(), "{outcome:?} {counted:?}");
+    let reasons: BTreeSet<DropReason> = counted.drops.keys().map(|(.., reason)| *reason).collect();
+    assert!(reasons.into_iter().eq(reason), "{reason:?} {counted:?}");
+    if outcome.action == Action::Pass {
+        assert_eq!(counted, &Counters::default(), "what passes is not counted");
     }
 }
 

@@ -61,9 +61,11 @@ impl Bench {
     /// If the two sides differ.
     #[track_caller]
     pub fn run(&mut self, device: IfIndex, name: &str, frame: &[u8]) -> Case {
+        let seen = self.both.run(device, frame);
+        self.both.compare();
         Case {
             name: name.to_owned(),
-            seen: self.both.run(device, frame),
+            seen,
             underlay: self.both.devices.underlay,
         }
     }

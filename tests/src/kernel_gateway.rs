@@ -8,7 +8,8 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use aya::maps::{
-    Array, DevMapHash, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf,
+    Array, DevMapHash, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, ProgramArray,
+    RingBuf,
 };
 use aya::programs::{ProgramFd, ProgramInfo, TestRun, TestRunAttrs, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod};
@@ -179,17 +180,16 @@ impl KernelGateway {
             .unwrap_or_else(|error| panic!("program {}: {error}", name(which)))
     }
 
-    /// Everything counted so far.
+    /// Everything counted so far. Walks all counters: for single ones there are [`KernelGateway::stats`] and
+    /// [`KernelGateway::drops`].
     ///
     /// # Panics
     /// If a map cannot be read, or has what the program does not count.
     pub fn counters(&self) -> Counters {
         let mut counters = Counters::default();
-        let tunnels = self.tunnels.iter();
-        let tunnels = tunnels.map(|id| (Owner::Tunnel(*id), sum(&self.tunnel_stats, id.0)));
-        let ports = self.gateway.ports.keys();
-        let ports = ports.map(|id| (Owner::Port(*id), sum(&self.port_stats, id.0)));
-        let stats = tunnels.chain(ports);
+        let tunnels = self.tunnels.iter().map(|id| Owner::Tunnel(*id));
+        let ports = self.gateway.ports.keys().map(|id| Owner::Port(*id));
+        let stats = tunnels.chain(ports).map(|owner| (owner, self.stats(owner)));
         counters.stats = stats
             .filter(|(_, stats)| *stats != Stats::default())
             .collect();
@@ -204,11 +204,35 @@ impl KernelGateway {
             let (Some(owner), Some(reason)) = (key.owner(), reason) else {
                 panic!("DROPS has {key:?}");
             };
-            counters
-                .drops
-                .insert((owner, direction, reason), counts.iter().sum());
+            let count = counts.iter().sum();
+            counters.drops.insert((owner, direction, reason), count);
         }
         counters
+    }
+
+    /// The traffic of one owner.
+    ///
+    /// # Panics
+    /// If the map cannot be read.
+    pub fn stats(&self, owner: Owner) -> Stats {
+        match owner {
+            Owner::Tunnel(id) => sum(&self.tunnel_stats, id.0),
+            Owner::Port(id) => sum(&self.port_stats, id.0),
+            Owner::Underlay(_) => Stats::default(),
+        }
+    }
+
+    /// How often a packet was dropped for this reason.
+    ///
+    /// # Panics
+    /// If the map cannot be read.
+    pub fn drops(&self, owner: Owner, direction: Direction, reason: DropReason) -> u64 {
+        let key = Plain(DropKey::new(owner, direction, reason as u16));
+        match self.drops.get(&key, 0) {
+            Ok(counts) => counts.iter().sum(),
+            Err(MapError::KeyNotFound) => 0,
+            Err(error) => panic!("DROPS: {error}"),
+        }
     }
 
     /// The events since the last call.

@@ -16,6 +16,7 @@ pub mod kernel_gateway;
 pub mod link;
 pub mod netns;
 pub mod packet;
+pub mod random;
 pub mod scenario;
 pub mod stream;
 pub mod sys;
