@@ -38,10 +38,10 @@ struct Arguments {
     #[arg(long)]
     json: bool,
     /// Rounds of each case; medians are reported
-    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 25, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
     /// Length of a round of one case
-    #[arg(long, value_name = "SECONDS", default_value_t = 0.5, value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.1, value_parser = seconds)]
     round_seconds: f64,
     /// Measure only these; `sink` always is, since costs are differences to it
     #[arg(long, value_name = "CASE,…", value_delimiter = ',')]
@@ -76,8 +76,12 @@ fn run(arguments: &Arguments) -> Result<()> {
     cpu::come_first()?;
     let time = Duration::from_secs_f64(arguments.round_seconds);
     let mut rates = vec![Vec::new(); lanes.len()];
-    for round in 1..=arguments.rounds {
-        eprintln!("bench: round {round} of {}", arguments.rounds);
+    eprintln!(
+        "bench: {} rounds of {} cases",
+        arguments.rounds,
+        lanes.len()
+    );
+    for _ in 0..arguments.rounds {
         for (lane, rates) in lanes.iter_mut().zip(&mut rates) {
             let rate = lane.measure(&mut programs, time);
             rates.push(rate.with_context(|| report::name(lane.case))?);

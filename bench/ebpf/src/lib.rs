@@ -22,6 +22,21 @@ pub struct Selection {
     pub mask: u32,
 }
 
+/// How far the generator has come.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Frames made.
+    pub made: u64,
+    /// When the first frame was made, in nanoseconds of the monotonic clock.
+    pub start: u64,
+    /// When the first frame of the last complete section was made.
+    pub section: u64,
+}
+
+/// Frames after which the generator looks at the clock, which takes as long as a tenth of a packet; a power of two.
+pub const SECTION: u64 = 1024;
+
 /// What the sink counts as arrived.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -13,9 +13,10 @@ use core::ptr;
 
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, xdp_action};
 use aya_ebpf::btf_maps::{Array, DevMap, PerCpuArray};
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
-use gre_bench_ebpf::{Counts, Expectation, HEAD_LENGTH, HEADS, Head, Selection};
+use gre_bench_ebpf::{Counts, Expectation, HEAD_LENGTH, HEADS, Head, Progress, SECTION, Selection};
 
 /// What can be sent.
 #[btf_map]
@@ -23,9 +24,9 @@ static HEADS_TO_SEND: Array<Head, HEADS, { BPF_F_MMAPABLE as usize }> = Array::n
 /// Which of it is sent.
 #[btf_map]
 static SELECTION: Array<Selection, 1> = Array::new();
-/// Frames sent so far, by CPU.
+/// How much of it has been sent, by CPU.
 #[btf_map]
-static SENT: PerCpuArray<u64, 1> = PerCpuArray::new();
+static PROGRESS: PerCpuArray<Progress, 1> = PerCpuArray::new();
 /// Where `redirect` sends.
 #[btf_map]
 static TARGET: DevMap<1> = DevMap::new();
@@ -70,18 +71,31 @@ fn pass(_context: XdpContext) -> u32 {
 #[inline(always)]
 fn generate(context: &XdpContext) -> Option<()> {
     let frame = head(context)?;
-    let sent = SENT.get_ptr_mut(0)?;
-    let selection = SELECTION.get(0)?;
+    let progress = PROGRESS.get_ptr_mut(0)?;
     // SAFETY: the slot belongs to this CPU.
-    let number = unsafe { *sent };
-    // SAFETY: as above.
-    unsafe { *sent = number + 1 };
+    let number = count_made(unsafe { &mut *progress });
+    let selection = SELECTION.get(0)?;
     let template = HEADS_TO_SEND.get_ptr(selection.first + (number as u32 & selection.mask))?;
     // SAFETY: the pointer comes from a map look-up.
     let template = unsafe { ptr::read_volatile(template) };
     // SAFETY: the head lies in the frame, at any alignment.
     unsafe { ptr::write_unaligned(frame, template) };
     Some(())
+}
+
+/// Returns the number of the frame that is about to be made, from 0.
+#[inline(always)]
+fn count_made(progress: &mut Progress) -> u64 {
+    let number = progress.made;
+    if number % SECTION == 0 {
+        // SAFETY: the helper takes nothing and reads a clock.
+        progress.section = unsafe { bpf_ktime_get_ns() };
+        if number == 0 {
+            progress.start = progress.section;
+        }
+    }
+    progress.made = number + 1;
+    number
 }
 
 #[inline(always)]
