@@ -23,6 +23,8 @@ pub const UNREACHABLE: AdjacencyId = AdjacencyId(0);
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(1);
 /// Answers that a next hop may owe before the kernel is asked to judge it.
 const MISSED_LIMIT: u32 = 10;
+/// Time that an answer may take on top of the time since the question: clocks of the kernel tick slowly.
+const SLACK: Duration = Duration::from_millis(50);
 /// Most next hops probed in one round; the others have their turn in the next ones.
 const ROUND_LIMIT: usize = 200;
 
@@ -108,6 +110,8 @@ struct HopState {
     id: AdjacencyId,
     mac: Option<MacAddress>,
     ways: BTreeSet<Way>,
+    /// When it was last asked, or became known.
+    asked: Instant,
     missed: u32,
     next_resolve: Instant,
 }
@@ -236,11 +240,6 @@ impl Adjacencies {
         self.hops.keys().copied().collect()
     }
 
-    /// Whether some tunnel's packets go by this next hop.
-    pub fn contains(&self, hop: Hop) -> bool {
-        self.hops.contains_key(&hop)
-    }
-
     /// What is known of a tunnel's way.
     pub fn status(&self, tunnel: TunnelId) -> Status {
         let hop = self
@@ -303,21 +302,21 @@ impl Adjacencies {
         tasks
     }
 
-    /// Notes what the kernel knows before a next hop is asked again. `recent` is the time since it was last asked.
+    /// Notes what the kernel knows before a next hop is asked again.
     /// Returns where to send the question: to the known address, or (`None`) to all stations once an answer is missing.
     /// No question at all for entries that were made by hand, and for hops that nobody uses any more.
     pub fn heard(
         &mut self,
         hop: Hop,
         neighbour: Option<KernelNeighbour>,
-        recent: Duration,
         now: Instant,
     ) -> Option<Option<MacAddress>> {
         self.set_neighbour(hop, neighbour.and_then(|neighbour| neighbour.mac), now);
         let state = self.hops.get_mut(&hop)?;
         let mac = state.mac?;
         let unconfirmed = neighbour?.unconfirmed?;
-        state.missed = if unconfirmed <= recent {
+        let since = now.duration_since(std::mem::replace(&mut state.asked, now));
+        state.missed = if unconfirmed <= since + SLACK {
             0
         } else {
             state.missed.saturating_add(1)
@@ -359,6 +358,7 @@ impl Adjacencies {
             id,
             mac: None,
             ways: BTreeSet::from([way]),
+            asked: now,
             missed: 0,
             next_resolve: now,
         };
@@ -519,15 +519,36 @@ mod tests {
                 unconfirmed: Some(since),
             })
         };
-        let question = adjacencies.heard(router(254), silent(round / 2), round, now);
+        let now = now + round;
+        let question = adjacencies.heard(router(254), silent(round / 2), now);
         assert_eq!(question, Some(Some(ROUTER)));
-        let question = adjacencies.heard(router(254), silent(round * 2), round, now);
+        let now = now + round;
+        let question = adjacencies.heard(router(254), silent(round * 2), now);
         assert_eq!(question, Some(Some(ROUTER)));
-        for _ in 0..MISSED_LIMIT {
-            let question = adjacencies.heard(router(254), silent(round * 3), round, now);
+        for missed in 1..=MISSED_LIMIT {
+            let now = now + round * missed;
+            let question = adjacencies.heard(router(254), silent(round * 3), now);
             assert_eq!(question, Some(None));
         }
+        let now = now + round * MISSED_LIMIT;
         assert!(adjacencies.round(now).contains(&Task::Resolve(router(254))));
+    }
+
+    #[test]
+    fn a_next_hop_that_answers_is_not_silent_however_long_its_turn_took() {
+        let mut now = Instant::now();
+        let mut adjacencies = behind_one_router(1, now);
+        for turn in [300, 2_000, 9_000].map(Duration::from_millis) {
+            now += turn;
+            let answered = KernelNeighbour {
+                hop: router(254),
+                mac: Some(ROUTER),
+                unconfirmed: Some(turn - Duration::from_millis(1)),
+            };
+            let question = adjacencies.heard(router(254), Some(answered), now);
+            assert_eq!(question, Some(Some(ROUTER)));
+        }
+        assert_eq!(adjacencies.hops[&router(254)].missed, 0);
     }
 
     #[test]

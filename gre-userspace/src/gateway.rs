@@ -32,8 +32,6 @@ use crate::solicitation::{Solicitation, Solicitor};
 const LOOK_UPS: usize = 64;
 /// From this number on, the kernel's whole neighbour table is read instead of single entries.
 const MANY_HOPS: usize = 16;
-/// Time that an answer may take on top of the time between two rounds.
-const SLACK: Duration = Duration::from_millis(50);
 
 const LIMITS: Limits = Limits {
     interfaces: limits::INTERFACES,
@@ -56,7 +54,6 @@ pub struct Gateway {
     solicitor: Solicitor,
     /// The devices that the running state was planned for.
     planned_for: Devices,
-    last_round: Instant,
     stale: Stale,
 }
 
@@ -106,7 +103,6 @@ impl Gateway {
             netlink,
             solicitor,
             planned_for: Devices::new(),
-            last_round: Instant::now(),
             stale: Stale::default(),
         };
         gateway.set_links(links);
@@ -240,14 +236,13 @@ impl Gateway {
     /// Does what is due every [`ROUND`].
     pub async fn round(&mut self) {
         let now = Instant::now();
-        let since = now - std::mem::replace(&mut self.last_round, now);
         let Live {
             neighbours, plane, ..
         } = &mut self.live;
         neighbours.round(now, |id| plane.maps.take_used(id));
         self.carry_out();
         let tasks = self.live.adjacencies.round(now);
-        self.tend(tasks, since + SLACK).await;
+        self.tend(tasks).await;
         self.write_adjacencies();
     }
 
@@ -403,7 +398,7 @@ impl Gateway {
     }
 
     /// Asks the kernel, or the next hops themselves, whether all is as it was.
-    async fn tend(&mut self, tasks: Vec<Task>, since: Duration) {
+    async fn tend(&mut self, tasks: Vec<Task>) {
         let table = if tasks.len() > MANY_HOPS {
             self.neighbour_table().await.ok()
         } else {
@@ -426,8 +421,7 @@ impl Gateway {
                     };
                     let now = Instant::now();
                     let adjacencies = &mut self.live.adjacencies;
-                    let Some(destination) = adjacencies.heard(confirm.hop, neighbour, since, now)
-                    else {
+                    let Some(destination) = adjacencies.heard(confirm.hop, neighbour, now) else {
                         continue;
                     };
                     let Some(mac) = self
