@@ -42,6 +42,11 @@ impl Instance {
         self.file("state.json")
     }
 
+    /// Where [`Instance::state`] is written before it takes the place of the old one.
+    pub fn next_state(&self) -> PathBuf {
+        self.file("state.json.new")
+    }
+
     /// Held by the running daemon.
     pub fn lock_file(&self) -> PathBuf {
         self.file("lock")

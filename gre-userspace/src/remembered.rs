@@ -47,21 +47,23 @@ impl Remembered {
     /// Replaces the file at once.
     pub(crate) fn save(&self, instance: &Instance) -> Result<()> {
         let path = instance.state();
-        let aside = path.with_extension("json.new");
+        let aside = instance.next_state();
         let text = serde_json::to_vec(self)
             .map_err(|source| Error::file("write", &aside, io::Error::from(source)))?;
         fs::write(&aside, text).map_err(|source| Error::file("write", &aside, source))?;
         fs::rename(&aside, &path).map_err(|source| Error::file("replace", &path, source))
     }
 
-    /// Removes the file.
+    /// Removes the file, and what a daemon that was killed while writing it has left.
     pub(crate) fn remove(instance: &Instance) -> Result<()> {
-        let path = instance.state();
-        match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(Error::file("remove", path, source))
+        for path in [instance.state(), instance.next_state()] {
+            match fs::remove_file(&path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::file("remove", path, source));
+                }
+                _ => {}
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 }

@@ -34,9 +34,10 @@ impl Pins {
         }
     }
 
-    /// Mounts bpffs if nobody has, and creates the directories.
+    /// Mounts bpffs if nobody has, creates the directories, and ends what a killed daemon had begun.
     pub(super) fn create(&self) -> Result<()> {
         mount_bpffs()?;
+        self.finish_replacing_maps()?;
         for directory in [self.links(), self.programs()] {
             fs::create_dir_all(&directory)
                 .map_err(|source| Error::file("create directory", &directory, source))?;
@@ -105,9 +106,11 @@ impl Pins {
 
     /// Puts the staged maps and the programs in the place of those of the last generation.
     pub(super) fn publish(&self, ebpf: &mut Ebpf) -> Result<()> {
-        remove_directory(&self.maps())?;
-        fs::rename(self.staged_maps(), self.maps())
-            .map_err(|source| Error::file("rename", self.staged_maps(), source))?;
+        if self.maps().exists() {
+            rename(&self.maps(), &self.old_maps())?;
+        }
+        rename(&self.staged_maps(), &self.maps())?;
+        remove_directory(&self.old_maps())?;
         for name in load::PROGRAMS {
             let path = self.programs().join(name);
             remove_file(&path)?;
@@ -116,6 +119,23 @@ impl Pins {
                 .map_err(|source| Error::bpf(format!("pin program {}", path.display()), source))?;
         }
         Ok(())
+    }
+
+    /// Does what is left of [`Pins::publish`] if a daemon was killed amid it: from the moment on that the old maps have
+    /// stepped aside, the staged ones are those that run.
+    fn finish_replacing_maps(&self) -> Result<()> {
+        if !self.old_maps().exists() {
+            return Ok(());
+        }
+        if !self.maps().exists() {
+            let running = if self.staged_maps().exists() {
+                self.staged_maps()
+            } else {
+                self.old_maps()
+            };
+            rename(&running, &self.maps())?;
+        }
+        remove_directory(&self.old_maps())
     }
 
     /// Gives up what was staged.
@@ -128,6 +148,7 @@ impl Pins {
         for directory in [
             self.links(),
             self.staged_maps(),
+            self.old_maps(),
             self.maps(),
             self.programs(),
         ] {
@@ -168,6 +189,10 @@ impl Pins {
         self.directory.join("maps_next")
     }
 
+    fn old_maps(&self) -> PathBuf {
+        self.directory.join("maps_old")
+    }
+
     fn programs(&self) -> PathBuf {
         self.directory.join("progs")
     }
@@ -205,6 +230,10 @@ fn is_private_mount_namespace() -> bool {
     own.is_some() && first.is_some() && own != first
 }
 
+fn rename(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).map_err(|source| Error::file("rename", from, source))
+}
+
 fn remove_file(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -220,5 +249,41 @@ fn remove_directory(path: &Path) -> Result<()> {
             Err(Error::file("remove", path, source))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_maps_that_run_are_found_wherever_their_publication_was_cut_off() {
+        // Directories as each step leaves them; each holds a file of its own name.
+        let moments: [(&[&str], &str); 6] = [
+            (&["maps"], "maps"),
+            (&["maps", "maps_next"], "maps"),
+            (&["maps_old", "maps_next"], "maps_next"),
+            (&["maps_old", "maps"], "maps"),
+            (&["maps_old"], "maps_old"),
+            (&["maps_next"], ""),
+        ];
+        for (present, running) in moments {
+            let temporary = tempfile::tempdir().expect("a directory");
+            let pins = Pins {
+                directory: temporary.path().to_owned(),
+            };
+            for name in present {
+                let directory = pins.directory.join(name);
+                fs::create_dir(&directory).expect("created");
+                fs::write(directory.join(name), "").expect("written");
+            }
+            pins.finish_replacing_maps().expect("renamed and removed");
+            if running.is_empty() {
+                assert!(!pins.maps().exists(), "{present:?}");
+            } else {
+                assert!(pins.map(running).exists(), "{present:?}");
+            }
+            assert!(!pins.old_maps().exists(), "{present:?}");
+        }
     }
 }
