@@ -10,6 +10,7 @@ use aya::{Ebpf, EbpfError, EbpfLoader};
 use gre_common::limits;
 
 use crate::error::{Error, Result};
+use crate::fib::GracePeriod;
 use crate::object::{GATEWAY, OBJECT, RESOLVER};
 
 /// All programs of the object.
@@ -19,19 +20,37 @@ pub(super) const PROGRAMS: [&str; 2] = [GATEWAY, RESOLVER];
 const VERIFIER_LINES: usize = 8;
 
 /// The features that the program and its attachment need, by the kernel that brought them.
-const FEATURES: [(u8, u8, &str); 3] = [
+const FEATURES: [(u8, u8, &str); 4] = [
     (5, 9, "XDP links (Linux 5.9)"),
     (5, 12, "atomic BPF instructions (Linux 5.12)"),
     (5, 18, "XDP for frames in fragments (Linux 5.18)"),
+    // Commit c8644cd0efe7. The daemon gives CAP_BPF up, and many distributions set kernel.unprivileged_bpf_disabled.
+    (
+        5,
+        19,
+        "access to open BPF maps without CAP_BPF (Linux 5.19)",
+    ),
 ];
+
+/// Makes sure that the kernel has what the data plane needs, as far as that can be told beforehand.
+///
+/// # Errors
+/// [`Error::MissingKernelFeature`].
+pub(super) fn check_kernel(grace: &mut impl GracePeriod) -> Result<()> {
+    check_version()?;
+    grace.wait().map_err(|source| Error::MissingKernelFeature {
+        feature: "waiting for all CPUs by membarrier(2), MEMBARRIER_CMD_GLOBAL".to_owned(),
+        help: "boot without `nohz_full`, which rules it out, on a kernel with CONFIG_MEMBARRIER",
+        source: Some(Box::new(source)),
+    })
+}
 
 /// Loads the object; the programs pass the verifier here. `shared` are pinned maps, by name, that are used as they are;
 /// all others are fresh.
 ///
 /// # Errors
-/// [`Error::MissingKernelFeature`] on kernels that are too old, [`Error::Bpf`] with the verifier's words otherwise.
+/// [`Error::MissingKernelFeature`] where a kind of map is missing, [`Error::Bpf`] with the verifier's words otherwise.
 pub(super) fn load(shared: &[(&'static str, PathBuf)]) -> Result<Ebpf> {
-    check_kernel()?;
     let mut loader = EbpfLoader::new();
     for (name, path) in shared {
         loader.map_pin_path(name, path.as_path());
@@ -75,7 +94,7 @@ fn link_resolver(ebpf: &mut Ebpf) -> Result<()> {
         .map_err(fail)
 }
 
-fn check_kernel() -> Result<()> {
+fn check_version() -> Result<()> {
     let running = KernelVersion::current()
         .map_err(|source| Error::bpf("find out the kernel's version", source))?;
     for (major, minor, feature) in FEATURES {
@@ -130,4 +149,28 @@ fn refused(error: ProgramError) -> Error {
 struct Refused {
     io_error: std::io::Error,
     last: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::ExitCode;
+
+    /// As a kernel with `nohz_full`.
+    struct Refusing;
+
+    impl GracePeriod for Refusing {
+        fn wait(&mut self) -> std::io::Result<()> {
+            Err(std::io::Error::from_raw_os_error(libc::EINVAL))
+        }
+    }
+
+    #[test]
+    fn a_kernel_without_grace_periods_is_refused_by_name_before_anything_is_made() {
+        let refusal = check_kernel(&mut Refusing).expect_err("no grace periods");
+        assert_eq!(refusal.exit_code(), ExitCode::MissingKernelFeature);
+        let text = refusal.to_string();
+        assert!(text.contains("MEMBARRIER_CMD_GLOBAL"), "{text}");
+        assert!(text.contains("nohz_full"), "{text}");
+    }
 }

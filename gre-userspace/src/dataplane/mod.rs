@@ -58,6 +58,7 @@ impl DataPlane {
         same_ids: bool,
     ) -> Result<(Self, Streams, Vec<NeighbourEntry>)> {
         capability::require()?;
+        load::check_kernel(&mut KernelGracePeriod)?;
         let pins = Pins::new(instance);
         pins.create()?;
         let attachments = Attachments::find(pins.clone(), devices)?;
@@ -121,10 +122,10 @@ impl DataPlane {
         self.pins.publish(&mut self.ebpf)
     }
 
-    /// Gives a generation up that never took over. What the last one left stays as it is.
-    pub fn abandon(mut self) -> Result<()> {
+    /// Gives a generation up that never took over. What the last one left stays as it is, links on devices first of
+    /// all: what was attached for this one has been taken off by whoever failed to fill it.
+    pub fn abandon(self) -> Result<()> {
         self.pins.discard_staged()?;
-        self.attachments.detach_own()?;
         self.pins.remove_empty();
         Ok(())
     }
@@ -154,11 +155,6 @@ impl DataPlane {
                 maps.set_root(network, family, root);
             })
             .map_err(fib_error)
-    }
-
-    /// The number of routes of a network.
-    pub fn route_count(&self, network: NetworkId) -> u64 {
-        self.fib.usage(network).routes
     }
 }
 
@@ -207,7 +203,7 @@ pub fn remove_leftovers(instance: &Instance, lock: InstanceLock) -> Result<bool>
     let links = pins.pinned_links()?;
     pins.remove()?;
     drop(links);
-    for path in [instance.socket(), instance.state()] {
+    for path in [instance.socket(), instance.state(), instance.next_state()] {
         match std::fs::remove_file(&path) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
                 return Err(Error::file("remove", path, source));
