@@ -49,12 +49,9 @@ impl Sum {
     /// The sum as 16 bits, in host order.
     #[inline(always)]
     pub const fn fold(self) -> u16 {
-        let mut sum = (self.0 >> 32) + (self.0 & 0xffff_ffff);
-        sum = (sum >> 32) + (sum & 0xffff_ffff);
-        sum = (sum >> 16) + (sum & 0xffff);
-        sum = (sum >> 16) + (sum & 0xffff);
-        sum = (sum >> 16) + (sum & 0xffff);
-        sum as u16
+        // Added to itself with its halves exchanged, a number holds their sum and its carry in the upper half.
+        let sum = (self.0.wrapping_add(self.0.rotate_right(32)) >> 32) as u32;
+        (sum.wrapping_add(sum.rotate_right(16)) >> 16) as u16
     }
 
     /// The checksum field, as it lies in the packet.

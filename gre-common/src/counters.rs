@@ -81,9 +81,7 @@ impl Ledger {
             egress: IfIndex(0),
         }
     }
-}
 
-impl Ledger {
     /// From here on the packet is on its way out through `owner`.
     #[inline(always)]
     pub const fn leave_through(&mut self, owner: Owner, bytes: usize) {

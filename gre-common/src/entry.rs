@@ -4,9 +4,7 @@
 //! transmission order, integers in host order. A zeroed entry is an unused one.
 
 use crate::checksum::Sum;
-use crate::id::{
-    Address, AdjacencyId, EtherType, IfIndex, IpProto, MacAddress, NetworkId, PortId, VlanId,
-};
+use crate::id::{Address, AdjacencyId, IfIndex, IpProto, MacAddress, NetworkId, PortId, VlanId};
 
 /// Declares a set of flag bits held in a `u16`.
 macro_rules! flags {
@@ -112,14 +110,12 @@ pub struct TunnelEntry {
     pub flags: TunnelFlags,
     /// Greatest inner IP packet, in bytes.
     pub mtu: u16,
-    /// Bytes of outer IP and GRE header together.
-    pub overhead: u8,
     /// Outer TTL or hop limit, unless inherited.
     pub ttl: u8,
     /// Outer TOS or traffic class, whose ECN bits are zero, unless inherited.
     pub tos: u8,
     /// Zero.
-    pub reserved: u8,
+    pub reserved: [u8; 2],
     /// Outer source address; IPv4 in the first four bytes.
     pub local: [u8; 16],
     /// Outer destination address; IPv4 in the first four bytes.
@@ -218,16 +214,6 @@ impl TunnelEntry {
             20
         };
         ip + Self::gre_length(flags)
-    }
-
-    /// The Ethernet type of the outer packet.
-    #[inline(always)]
-    pub const fn ether_type(&self) -> EtherType {
-        if self.flags.contains(TunnelFlags::OUTER_V6) {
-            EtherType::IPV6
-        } else {
-            EtherType::IPV4
-        }
     }
 }
 

@@ -158,7 +158,7 @@ impl Tables for KernelTables {
         match maps::DROPS.get_ptr_mut(key) {
             // SAFETY: the slot belongs to this CPU.
             Some(count) => unsafe { *count += 1 },
-            // No room for another counter cannot be told from here; the daemon sizes the map for all of them.
+            // Beyond a million counters that are in use, another one finds no room and the drop goes uncounted.
             None => drop(maps::DROPS.insert(key, 1u64, 0)),
         }
     }

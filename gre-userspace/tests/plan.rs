@@ -68,7 +68,7 @@ fn tunnels_become_entries_with_their_headers() {
         tunnel.entry(AdjacencyId(9))
     };
     let branch = entry("hub-branch");
-    assert_eq!((branch.overhead, branch.mtu, branch.ttl), (28, 1400, 64));
+    assert_eq!((branch.mtu, branch.ttl), (1400, 64));
     assert_eq!(branch.transmit_key, 1001);
     assert_eq!(branch.local[..4], [203, 0, 113, 1]);
     assert_eq!(
@@ -77,7 +77,7 @@ fn tunnels_become_entries_with_their_headers() {
     );
     assert_eq!(branch.adjacency, AdjacencyId(9));
     let v6 = entry("hub-branch-v6");
-    assert_eq!((v6.overhead, v6.mtu, v6.tos), (56, 1500 - 56, 184));
+    assert_eq!((v6.mtu, v6.tos), (1500 - 56, 184));
     assert_eq!(v6.transmit_key, 2002);
     assert_eq!(v6.local[..4], [0x20, 0x01, 0x0d, 0xb8]);
 }

@@ -99,11 +99,11 @@ fn check_outer<F: Frame>(frame: &F, outer: &Outer) -> Result<(), DropReason> {
             return Err(DropReason::OuterChecksum);
         }
     }
-    if outer.end < outer.gre {
-        return Err(DropReason::OuterMalformed);
-    }
     if outer.end > frame.length() {
         return Err(DropReason::Truncated);
+    }
+    if outer.end < outer.gre {
+        return Err(DropReason::OuterMalformed);
     }
     Ok(())
 }

@@ -14,6 +14,9 @@ use super::parse::Inner;
 /// TTL and hop limit of replies.
 const TTL: u8 = 64;
 
+/// Bytes of an echo message without data: header, identifier, sequence number.
+const ECHO_LENGTH: usize = 8;
+
 /// Turns a request into its reply in place; whatever is not a request is refused.
 #[inline(never)]
 pub(super) fn reply<F: Frame>(frame: &mut F, inner: &mut Inner) -> Result<(), DropReason> {
@@ -23,6 +26,9 @@ pub(super) fn reply<F: Frame>(frame: &mut F, inner: &mut Inner) -> Result<(), Dr
         _ => return Err(DropReason::LocalUnsupported),
     };
     let offset = inner.offset + inner.header_length;
+    if inner.length < inner.header_length + ECHO_LENGTH {
+        return Err(DropReason::LocalUnsupported);
+    }
     let header: IcmpHeader = frame.read(offset)?;
     let is_request = matches!(
         (reply, header.kind),

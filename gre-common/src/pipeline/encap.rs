@@ -57,45 +57,30 @@ pub(super) fn into_tunnel<F: Frame, T: Tables>(
 ) -> Result<Verdict, DropReason> {
     ledger.leave_through(Owner::Tunnel(id), inner.length);
     let tunnel = tables.tunnel(id).ok_or(DropReason::MissingEntry)?;
-    let adjacency = usable_adjacency(tables, tunnel, inner)?;
-    let sequence = if tunnel.flags.contains(TunnelFlags::SEQUENCE) {
+    // Read once: the daemon may change them while headers are being written, which must keep the length they have.
+    let flags = tunnel.flags;
+    let overhead = TunnelEntry::overhead(flags) as usize;
+    let adjacency = usable_adjacency(tables, tunnel, inner, flags, overhead)?;
+    let sequence = if flags.contains(TunnelFlags::SEQUENCE) {
         tables.sequence(id).ok_or(DropReason::MissingEntry)?.next()
     } else {
         0
     };
-    if tunnel.flags.contains(TunnelFlags::OUTER_V6) {
+    let (ether_type, ip_length) = if flags.contains(TunnelFlags::OUTER_V6) {
         let label = flow_label(frame, inner);
-        forward::reframe(
-            frame,
-            inner,
-            EthernetHeader::LENGTH + tunnel.overhead as usize,
-        )?;
-        write_ipv6(frame, tunnel, inner, label)?;
-        write_gre(
-            frame,
-            tunnel,
-            inner,
-            sequence,
-            EthernetHeader::LENGTH + IPV6_LENGTH,
-        )?;
+        forward::reframe(frame, inner, EthernetHeader::LENGTH + overhead)?;
+        write_ipv6(frame, tunnel, flags, inner, overhead, label)?;
+        (EtherType::IPV6, IPV6_LENGTH)
     } else {
-        forward::reframe(
-            frame,
-            inner,
-            EthernetHeader::LENGTH + tunnel.overhead as usize,
-        )?;
-        write_ipv4(frame, tunnel, inner)?;
-        write_gre(
-            frame,
-            tunnel,
-            inner,
-            sequence,
-            EthernetHeader::LENGTH + IPV4_LENGTH,
-        )?;
-    }
+        forward::reframe(frame, inner, EthernetHeader::LENGTH + overhead)?;
+        write_ipv4(frame, tunnel, flags, inner, overhead)?;
+        (EtherType::IPV4, IPV4_LENGTH)
+    };
+    let offset = EthernetHeader::LENGTH + ip_length;
+    write_gre(frame, tunnel.transmit_key, flags, inner, sequence, offset)?;
     frame.write(
         0,
-        EthernetHeader::new(adjacency.destination, adjacency.source, tunnel.ether_type()),
+        EthernetHeader::new(adjacency.destination, adjacency.source, ether_type),
     )?;
     ledger.egress = adjacency.device;
     Ok(Verdict::Transmit)
@@ -107,8 +92,10 @@ fn usable_adjacency<T: Tables>(
     tables: &T,
     tunnel: &TunnelEntry,
     inner: &Inner,
+    flags: TunnelFlags,
+    overhead: usize,
 ) -> Result<AdjacencyEntry, DropReason> {
-    if !tunnel.flags.contains(TunnelFlags::IN_USE) {
+    if !flags.contains(TunnelFlags::IN_USE) {
         return Err(DropReason::MissingEntry);
     }
     if inner.length > tunnel.mtu as usize {
@@ -120,7 +107,7 @@ fn usable_adjacency<T: Tables>(
     if adjacency.resolved == 0 {
         return Err(DropReason::AdjacencyUnresolved);
     }
-    if inner.length + tunnel.overhead as usize > adjacency.mtu as usize {
+    if inner.length + overhead > adjacency.mtu as usize {
         return Err(DropReason::ExceedsUnderlayMtu);
     }
     Ok(*adjacency)
@@ -130,10 +117,15 @@ fn usable_adjacency<T: Tables>(
 fn write_ipv4<F: Frame>(
     frame: &mut F,
     tunnel: &TunnelEntry,
+    flags: TunnelFlags,
     inner: &Inner,
+    overhead: usize,
 ) -> Result<(), Truncated> {
-    let (tos, ttl) = (outer_tos(tunnel, inner), outer_ttl(tunnel, inner));
-    let length = ((inner.length + tunnel.overhead as usize) as u16).to_be_bytes();
+    let (tos, ttl) = (
+        outer_tos(tunnel, flags, inner),
+        outer_ttl(tunnel, flags, inner),
+    );
+    let length = ((inner.length + overhead) as u16).to_be_bytes();
     let [l0, l1, l2, l3, ..] = tunnel.local;
     let [r0, r1, r2, r3, ..] = tunnel.remote;
     let check = Sum(tunnel.header_sum.into())
@@ -162,17 +154,19 @@ fn write_ipv4<F: Frame>(
 fn write_ipv6<F: Frame>(
     frame: &mut F,
     tunnel: &TunnelEntry,
+    flags: TunnelFlags,
     inner: &Inner,
+    overhead: usize,
     label: u32,
 ) -> Result<(), Truncated> {
-    let payload = inner.length + tunnel.overhead as usize - IPV6_LENGTH;
+    let payload = inner.length + overhead - IPV6_LENGTH;
     frame.write(
         EthernetHeader::LENGTH,
         Ipv6Hdr {
-            vcf: ipv6_first_word(outer_tos(tunnel, inner), label),
+            vcf: ipv6_first_word(outer_tos(tunnel, flags, inner), label),
             payload_len: (payload as u16).to_be_bytes(),
             next_hdr: IpProto::GRE.0,
-            hop_limit: outer_ttl(tunnel, inner),
+            hop_limit: outer_ttl(tunnel, flags, inner),
             src_addr: tunnel.local,
             dst_addr: tunnel.remote,
         },
@@ -181,8 +175,8 @@ fn write_ipv6<F: Frame>(
 
 /// The inner DSCP or the tunnel's, always with the inner ECN field (RFC 6040 §4.1, normal mode).
 #[inline(always)]
-fn outer_tos(tunnel: &TunnelEntry, inner: &Inner) -> u8 {
-    if tunnel.flags.contains(TunnelFlags::INHERIT_TOS) {
+fn outer_tos(tunnel: &TunnelEntry, flags: TunnelFlags, inner: &Inner) -> u8 {
+    if flags.contains(TunnelFlags::INHERIT_TOS) {
         inner.tos
     } else {
         tunnel.tos | inner.tos & ecn::MASK
@@ -190,8 +184,8 @@ fn outer_tos(tunnel: &TunnelEntry, inner: &Inner) -> u8 {
 }
 
 #[inline(always)]
-fn outer_ttl(tunnel: &TunnelEntry, inner: &Inner) -> u8 {
-    if tunnel.flags.contains(TunnelFlags::INHERIT_TTL) {
+fn outer_ttl(tunnel: &TunnelEntry, flags: TunnelFlags, inner: &Inner) -> u8 {
+    if flags.contains(TunnelFlags::INHERIT_TTL) {
         inner.ttl
     } else {
         tunnel.ttl
@@ -201,12 +195,12 @@ fn outer_ttl(tunnel: &TunnelEntry, inner: &Inner) -> u8 {
 #[inline(always)]
 fn write_gre<F: Frame>(
     frame: &mut F,
-    tunnel: &TunnelEntry,
+    transmit_key: u32,
+    flags: TunnelFlags,
     inner: &Inner,
     sequence: u32,
     offset: usize,
 ) -> Result<(), DropReason> {
-    let flags = tunnel.flags;
     let protocol = match inner.destination.family() {
         Family::V4 => EtherType::IPV4,
         Family::V6 => EtherType::IPV6,
@@ -222,10 +216,7 @@ fn write_gre<F: Frame>(
         frame.write(offset + GreHeader::LENGTH, [0u8; GreHeader::OPTION_LENGTH])?;
     }
     if flags.contains(TunnelFlags::KEY) {
-        frame.write(
-            offset + header.key_offset(),
-            tunnel.transmit_key.to_be_bytes(),
-        )?;
+        frame.write(offset + header.key_offset(), transmit_key.to_be_bytes())?;
     }
     if flags.contains(TunnelFlags::SEQUENCE) {
         frame.write(offset + header.sequence_offset(), sequence.to_be_bytes())?;

@@ -35,12 +35,13 @@ pub(super) fn forward<F: Frame, T: Tables>(
         Ingress::Port(network) => (network, false),
         Ingress::Tunnel(network) => (network, true),
     };
-    let (mut target, network) = find(tables, network, &inner.destination, from_tunnel)?;
+    let mut target = find(tables, network, &inner.destination, from_tunnel)?;
     let mut originated = false;
     if let Target::Local(_) = target {
         echo::reply(frame, &mut inner)?;
         originated = true;
-        (target, _) = find(tables, network, &inner.destination, false)?;
+        // By the rules of whoever asked, whose word alone says where the reply goes.
+        target = find(tables, network, &inner.destination, from_tunnel)?;
     }
     match target {
         Target::Neighbour(id) => {
@@ -94,18 +95,18 @@ fn is_forwardable(address: &Address) -> bool {
     }
 }
 
-/// The route's target and the network it was found in: the packet's own, or one peered with it.
+/// The route's target, in the packet's own network or in one peered with it.
 #[inline(always)]
 fn find<T: Tables>(
     tables: &T,
     network: NetworkId,
     destination: &Address,
     from_tunnel: bool,
-) -> Result<(Target, NetworkId), DropReason> {
+) -> Result<Target, DropReason> {
     let next_hop = tables.route(network, destination);
     let target = next_hop.target().ok_or(DropReason::NoRoute)?;
     let Target::Peer(peer) = target else {
-        return Ok((target, network));
+        return Ok(target);
     };
     if from_tunnel {
         return Err(DropReason::PeeringTransit);
@@ -115,7 +116,7 @@ fn find<T: Tables>(
         .ok_or(DropReason::NoRoute)?
     {
         Target::Tunnel(_) | Target::Peer(_) => Err(DropReason::PeeringTransit),
-        target => Ok((target, peer)),
+        target => Ok(target),
     }
 }
 
@@ -134,12 +135,14 @@ fn to_machine<F: Frame, T: Tables>(
     ledger: &mut Ledger,
 ) -> Result<Verdict, DropReason> {
     let neighbour = tables.neighbour(id).ok_or(DropReason::MissingEntry)?;
-    let (port_id, mac) = (neighbour.port, neighbour.mac);
+    let port_id = neighbour.port;
     tables.touch_neighbour(id);
     if neighbour.resolved == 0 {
         let address = neighbour.address().ok_or(DropReason::MissingEntry)?;
         return Err(unresolved(tables, port_id, &address, ledger));
     }
+    // Read behind `resolved`, which the daemon sets last.
+    let mac = neighbour.mac;
     to_port(frame, tables, port_id, mac, inner, ledger)
 }
 

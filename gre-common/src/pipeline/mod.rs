@@ -16,6 +16,7 @@ use crate::counters::{Direction, Ledger, Owner};
 use crate::entry::{InterfaceEntry, InterfaceFlags};
 use crate::frame::Frame;
 use crate::id::{IfIndex, NetworkId, PortId};
+use crate::key::VlanKey;
 use crate::tables::Tables;
 use crate::verdict::{DropReason, Verdict};
 
@@ -131,7 +132,7 @@ fn port_of<T: Tables>(
         if !interface.flags.contains(InterfaceFlags::TAGGED_PORTS) {
             return None;
         }
-        tables.tagged_port(&crate::key::VlanKey::new(device, link.vlan))
+        tables.tagged_port(&VlanKey::new(device, link.vlan))
     } else {
         interface
             .flags
@@ -155,10 +156,11 @@ fn from_underlay<F: Frame, T: Tables>(
         received => received?,
     };
     ledger.owner = Owner::Tunnel(received.id);
-    ledger.bytes = received.payload_length;
+    let inner = parse::inner(frame, &received);
+    ledger.bytes = inner.map_or(received.payload_length, |inner| inner.length as u32);
     tables.count(ledger.owner, Direction::Receive, ledger.bytes);
     let network = decap::check(frame, tables, &outer, &received)?;
-    let mut inner = parse::inner(frame, &received)?;
+    let mut inner = inner?;
     decap::combine_ecn(frame, &outer, &mut inner)?;
     forward::forward(frame, tables, Ingress::Tunnel(network), inner, ledger)
 }
@@ -171,7 +173,7 @@ fn from_port<F: Frame, T: Tables>(
     link: Link,
     ledger: &mut Ledger,
 ) -> Result<Verdict, DropReason> {
-    let Some(port) = tables.port(id) else {
+    let Some(port) = tables.port(id).filter(|port| port.in_use != 0) else {
         return Ok(Verdict::Pass);
     };
     if resolve::is_resolution(frame, &link) {
@@ -180,9 +182,11 @@ fn from_port<F: Frame, T: Tables>(
     if !link.unicast_to_us || !link.is_ip() {
         return Ok(Verdict::Pass);
     }
+    let network = port.network;
     ledger.owner = Owner::Port(id);
-    ledger.bytes = parse::claimed_length(frame, &link);
+    let inner = parse::from_machine(frame, &link);
+    let received = frame.length() - link.length;
+    ledger.bytes = inner.map_or(received, |inner| inner.length) as u32;
     tables.count(ledger.owner, Direction::Receive, ledger.bytes);
-    let inner = parse::from_machine(frame, &link)?;
-    forward::forward(frame, tables, Ingress::Port(port.network), inner, ledger)
+    forward::forward(frame, tables, Ingress::Port(network), inner?, ledger)
 }

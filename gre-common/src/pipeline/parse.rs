@@ -1,4 +1,4 @@
-//! Reads each header once and hands on what later stages need of it.
+//! Reads the headers and hands on what later stages need of them.
 //!
 //! Called by the entry points in `mod.rs`. Offsets in the records are from the beginning of the frame and stay valid
 //! until the head is moved, which only the last stage does.
@@ -144,10 +144,10 @@ fn outer_v6<F: Frame>(frame: &F, offset: usize) -> Result<Option<Outer>, DropRea
     if IpProto(header.next_hdr) != IpProto::GRE {
         let behind = behind_options(frame, IpProto(header.next_hdr), gre);
         match behind.found {
-            Found::Gre => {}
+            // Where the frame ends, reading GRE will fail, once it is known whether the packet is the gateway's.
+            Found::Gre | Found::End => {}
             Found::Fragment => fragment = true,
             Found::SomethingElse => return Ok(None),
-            Found::End => return Err(DropReason::Truncated),
         }
         gre = behind.offset as usize;
     }
@@ -191,28 +191,26 @@ fn behind_options<F: Frame>(frame: &F, first: IpProto, offset: usize) -> Behind 
     let (mut next, mut offset) = (first, offset);
     let mut found = Found::SomethingElse;
     for _ in 0..=EXTENSION_HEADERS {
-        if next == IpProto::GRE {
-            found = Found::Gre;
-            break;
-        }
-        // Before anything is read: what is no header to skip may also have no bytes.
-        if !matches!(
-            next,
-            IpProto::HOP_BY_HOP | IpProto::DESTINATION_OPTIONS | IpProto::FRAGMENT
-        ) {
-            break;
-        }
+        let is_fragment = match next {
+            IpProto::GRE => {
+                found = Found::Gre;
+                break;
+            }
+            IpProto::HOP_BY_HOP | IpProto::DESTINATION_OPTIONS => false,
+            IpProto::FRAGMENT => true,
+            _ => break,
+        };
         let Ok([behind, length]) = frame.read::<[u8; 2]>(offset) else {
             found = Found::End;
             break;
         };
-        if next == IpProto::FRAGMENT {
-            if IpProto(behind) == IpProto::GRE {
+        next = IpProto(behind);
+        if is_fragment {
+            if next == IpProto::GRE {
                 found = Found::Fragment;
             }
             break;
         }
-        next = IpProto(behind);
         offset += (length as usize + 1) * 8;
     }
     Behind {
@@ -246,22 +244,6 @@ pub(super) fn from_machine<F: Frame>(frame: &F, link: &Link) -> Result<Inner, Dr
         return Err(DropReason::Truncated);
     }
     Ok(inner)
-}
-
-/// The length that the IP header of a frame claims, for counting before anything is checked; at most what is there.
-#[inline(always)]
-pub(super) fn claimed_length<F: Frame>(frame: &F, link: &Link) -> u32 {
-    let there = (frame.length() - link.length) as u32;
-    let claimed = match link.ether_type {
-        EtherType::IPV4 => frame
-            .read(link.length + 2)
-            .map(u16::from_be_bytes)
-            .map(u32::from),
-        _ => frame
-            .read(link.length + 4)
-            .map(|bytes| u32::from(u16::from_be_bytes(bytes)) + IPV6_LENGTH as u32),
-    };
-    claimed.unwrap_or(there).min(there)
 }
 
 #[inline(always)]

@@ -1,7 +1,7 @@
 //! Answers ARP (RFC 826) and neighbour discovery (RFC 4861) on ports, and learns machines from it.
 //!
-//! `from_port` asks [`is_resolution`] before it looks at IP; [`super::resolve`] calls [`answer`]. This is link control, not traffic: it is not counted, and whatever is
-//! malformed or not for the gateway passes to the kernel.
+//! `from_port` asks [`is_resolution`] before it looks at IP; [`super::resolve`] calls [`answer`]. This is link
+//! control, not traffic: it is not counted, and whatever is malformed or not for the gateway passes to the kernel.
 
 use crate::checksum::Sum;
 use crate::entry::PortEntry;
@@ -89,6 +89,9 @@ fn arp<F: Frame, T: Tables>(
         return Ok(Verdict::Pass);
     }
     let sender = MacAddress(packet.sha);
+    if sender.is_group() {
+        return Ok(Verdict::Pass);
+    }
     let is_reply_to_us = packet.oper == arp_wire::REPLY.to_be_bytes() && link.unicast_to_us;
     learn(
         tables,
@@ -283,7 +286,7 @@ fn learn<T: Tables>(
     mac: MacAddress,
     is_answer: bool,
 ) {
-    if mac.is_group() || mac == MacAddress::default() {
+    if mac.is_group() || mac == MacAddress::default() || mac == port.mac {
         return;
     }
     let sighting = Sighting {

@@ -271,7 +271,6 @@ impl Tunnel {
             adjacency,
             flags,
             mtu: self.mtu,
-            overhead: TunnelEntry::overhead(flags),
             ttl: match self.ttl {
                 Ttl::Fixed(ttl) => ttl,
                 Ttl::Inherit => 0,

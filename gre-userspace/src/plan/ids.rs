@@ -23,7 +23,7 @@ pub struct Ids {
 }
 
 /// Ids of one kind of object.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Pool {
     used: BTreeMap<String, u32>,
     /// Oldest first.
@@ -72,6 +72,17 @@ impl Ids {
     /// The id of a tunnel of the plan.
     pub fn tunnel(&self, network: &Name, name: &Name) -> Option<TunnelId> {
         self.tunnels.get(&scoped(network, name)).map(TunnelId)
+    }
+}
+
+impl Default for Pool {
+    /// Ids begin at 1: a table entry that was just cleared names object 0, which must be nobody's.
+    fn default() -> Self {
+        Self {
+            used: BTreeMap::new(),
+            freed: VecDeque::new(),
+            fresh: 1,
+        }
     }
 }
 
@@ -125,18 +136,18 @@ mod tests {
     fn freed_ids_wait_until_no_fresh_one_is_left() {
         let mut pool = Pool::default();
         let mut assign = |names: &[&str]| {
-            pool.assign(names.iter().map(|name| (*name).to_owned()).collect(), 4);
+            pool.assign(names.iter().map(|name| (*name).to_owned()).collect(), 5);
             names.iter().map(|name| pool.get(name)).collect::<Vec<_>>()
         };
-        assert_eq!(assign(&["a", "b"]), [Some(0), Some(1)]);
-        assert_eq!(assign(&["b", "c"]), [Some(1), Some(2)]);
-        assert_eq!(assign(&["b", "d"]), [Some(1), Some(3)]);
+        assert_eq!(assign(&["a", "b"]), [Some(1), Some(2)]);
+        assert_eq!(assign(&["b", "c"]), [Some(2), Some(3)]);
+        assert_eq!(assign(&["b", "d"]), [Some(2), Some(4)]);
         assert_eq!(
             assign(&["b", "d", "e"]),
-            [Some(1), Some(3), Some(0)],
+            [Some(2), Some(4), Some(1)],
             "freed first"
         );
-        assert_eq!(assign(&["b", "e", "f"]), [Some(1), Some(0), Some(2)]);
+        assert_eq!(assign(&["b", "e", "f"]), [Some(2), Some(1), Some(3)]);
     }
 
     #[test]
@@ -146,6 +157,6 @@ mod tests {
         pool.assign(["b".to_owned()].into(), 1);
         assert_eq!(pool.get("b"), None);
         pool.assign(["b".to_owned()].into(), 1);
-        assert_eq!(pool.get("b"), Some(0));
+        assert_eq!(pool.get("b"), Some(1));
     }
 }
