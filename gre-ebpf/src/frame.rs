@@ -150,7 +150,7 @@ fn sum_last(context: *mut xdp_md, scratch: *mut u8, offset: u64, length: u64, su
         return -1;
     }
     // SAFETY: `length` is at most a chunk, behind which there are 8 bytes more.
-    unsafe { ptr::write_unaligned(scratch.add(length as usize).cast::<u32>(), 0) };
+    unsafe { ptr::write_unaligned(scratch.wrapping_add(length as usize).cast::<u32>(), 0) };
     sum_chunk(context, scratch, offset, length, sum)
 }
 

@@ -5,7 +5,7 @@
 #![no_std]
 #![no_main]
 // Atomic operations that return a value exist in BPF but not in `core` for this target.
-#![feature(asm_experimental_arch)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 mod frame;
 mod maps;
@@ -28,6 +28,10 @@ use tables::KernelTables;
 
 /// Forwards GRE and the packets of machines; leaves everything else to the kernel.
 #[xdp(frags)]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "aya hands the context over by value"
+)]
 fn gregw(context: XdpContext) -> u32 {
     let device = IfIndex(context.ingress_ifindex() as u32);
     let mut frame = XdpFrame::new(&context);
@@ -42,6 +46,10 @@ fn gregw(context: XdpContext) -> u32 {
 
 /// Answers ARP and neighbour discovery on ports; `gregw` hands over by a tail call.
 #[xdp(frags)]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "aya hands the context over by value"
+)]
 fn gregw_resolve(context: XdpContext) -> u32 {
     let device = IfIndex(context.ingress_ifindex() as u32);
     let mut frame = XdpFrame::new(&context);

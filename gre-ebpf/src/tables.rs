@@ -217,13 +217,13 @@ impl Store for KernelFib {
     fn word(&self, offset: u64) -> u64 {
         let offset = offset as usize & (limits::FIB_BYTES - 8);
         // SAFETY: the mask keeps the aligned 8 bytes within the map's only element.
-        unsafe { ptr::read_volatile(self.0.add(offset).cast()) }
+        unsafe { ptr::read_volatile(self.0.wrapping_add(offset).cast()) }
     }
 
     #[inline(always)]
     fn half(&self, offset: u64) -> u32 {
         let offset = offset as usize & (limits::FIB_BYTES - 4);
         // SAFETY: the mask keeps the aligned 4 bytes within the map's only element.
-        unsafe { ptr::read_volatile(self.0.add(offset).cast()) }
+        unsafe { ptr::read_volatile(self.0.wrapping_add(offset).cast()) }
     }
 }

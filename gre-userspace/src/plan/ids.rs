@@ -153,10 +153,10 @@ mod tests {
     #[test]
     fn an_id_freed_by_a_plan_is_not_given_out_by_the_same_plan() {
         let mut pool = Pool::default();
-        pool.assign(["a".to_owned()].into(), 1);
-        pool.assign(["b".to_owned()].into(), 1);
+        pool.assign(["a".to_owned()].into(), 2);
+        pool.assign(["b".to_owned()].into(), 2);
         assert_eq!(pool.get("b"), None);
-        pool.assign(["b".to_owned()].into(), 1);
+        pool.assign(["b".to_owned()].into(), 2);
         assert_eq!(pool.get("b"), Some(1));
     }
 }
