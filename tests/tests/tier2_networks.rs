@@ -714,6 +714,39 @@ fn p3_peering_is_not_transitive() {
     }
 }
 
+/// Only the asker's word says where a reply goes: it may not go further than what the asker itself could send.
+#[test]
+fn p3_an_echo_reply_goes_no_further_than_whoever_asked_may_send() {
+    let Some(mut gateway) = gateway() else { return };
+    let pretended = [
+        ("a peer of the peer", to::YELLOW, DropReason::NoRoute),
+        (
+            "a site behind the peer's tunnel",
+            to::THROUGH_GREENS_TUNNEL,
+            DropReason::PeeringTransit,
+        ),
+    ];
+    for (name, source, reason) in pretended {
+        for is_v6 in [false, true] {
+            let (source, own) = (host(source, 2, is_v6), host(to::GREEN, 1, is_v6));
+            let request = packet::echo_request(source, own, 1, 2, b"peer");
+            gateway
+                .machine_sends(RED_PORT, name, &from_machine(RED_PORT, &request))
+                .is_dropped(Owner::Port(RED_PORT), reason);
+        }
+    }
+    for is_v6 in [false, true] {
+        let (source, own) = (host(to::GREEN, 2, is_v6), host(to::HOME, 1, is_v6));
+        let request = packet::echo_request(source, own, 1, 2, b"peer");
+        gateway
+            .site_sends(
+                "a machine of the peer",
+                &through(RED_TUNNEL[0], &request, 0),
+            )
+            .is_dropped(RED, DropReason::PeeringTransit);
+    }
+}
+
 #[test]
 fn p5_a_tunnel_does_not_reach_a_peered_network() {
     let Some(mut gateway) = gateway() else { return };
