@@ -5,6 +5,7 @@
 
 mod frame;
 mod gre_header;
+mod pipeline;
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +19,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 2] = [
+pub const TARGETS: [Target; 3] = [
     Target {
         name: "frame",
         run: frame::run,
@@ -26,6 +27,10 @@ pub const TARGETS: [Target; 2] = [
     Target {
         name: "gre_header",
         run: gre_header::run,
+    },
+    Target {
+        name: "pipeline",
+        run: pipeline::run,
     },
 ];
 

@@ -15,6 +15,11 @@ fn the_gre_header_corpus_holds() {
 }
 
 #[test]
+fn the_pipeline_corpus_holds() {
+    replay("pipeline");
+}
+
+#[test]
 fn every_target_is_replayed_here() {
     let source = include_str!("replay.rs");
     for Target { name, .. } in TARGETS {
