@@ -28,12 +28,14 @@ pub struct Live {
     pub adjacencies: Adjacencies,
     /// Machines on ports.
     pub neighbours: Neighbours,
-    /// Machines that the last generation knew, by port; they are known again once their port is.
+    /// Machines that the last generation knew, by port, until the first transition makes these ports known.
     inherited: HashMap<PortId, Vec<NeighbourEntry>>,
     /// Names of devices, for messages.
     pub device_names: HashMap<IfIndex, String>,
     /// Routes to machines that were learnt; one that the plan states for the same prefix hides it.
     learnt: BTreeMap<(NetworkId, IpNet), NeighbourId>,
+    /// Questions to machines that have not been sent yet.
+    questions: Vec<Question>,
     /// Machines that the plan's routes lead to.
     references: BTreeMap<(NetworkId, IpNet), NeighbourId>,
 }
@@ -53,6 +55,7 @@ impl Live {
             neighbours: Neighbours::default(),
             device_names: HashMap::new(),
             learnt: BTreeMap::new(),
+            questions: Vec::new(),
             references: BTreeMap::new(),
         }
     }
@@ -86,24 +89,16 @@ impl Live {
             );
         }
         self.forget_unannounced(now);
+        // From here on ids of ports may come to mean others.
+        self.inherited.clear();
         result
     }
 
-    /// Carries out what the table of machines asks for; returns the questions, which are the caller's to send.
-    pub fn carry_out_neighbour_actions(&mut self) -> Vec<Question> {
-        let mut questions = Vec::new();
-        for action in self.neighbours.take_actions() {
-            match action {
-                Action::Write(id, entry) => self.plane.maps.set_neighbour(id, entry),
-                Action::Clear(id) => {
-                    self.plane.maps.set_neighbour(id, NeighbourEntry::default());
-                }
-                Action::AddRoute(port, address, id) => self.learn(port, address, Some(id)),
-                Action::RemoveRoute(port, address) => self.learn(port, address, None),
-                Action::Ask(question) => questions.push(question),
-            }
-        }
-        questions
+    /// Carries out what the table of machines asks for; returns the questions since the last call, which are the
+    /// caller's to send.
+    pub fn carry_out_neighbour_actions(&mut self, now: Instant) -> Vec<Question> {
+        self.carry_out_actions(now);
+        std::mem::take(&mut self.questions)
     }
 
     /// Writes out what has changed about next hops.
@@ -132,7 +127,7 @@ impl Live {
     fn go(&mut self, desired: &Desired, now: Instant) -> Result<()> {
         let mut steps = diff(&self.state, desired);
         self.order_attachments(&mut steps);
-        self.open_carried_devices(&steps)?;
+        self.open_inherited_devices(&steps)?;
         for group in steps.chunk_by(is_route_of_same_network) {
             if let [
                 Change::SetRoute(network, ..) | Change::RemoveRoute(network, ..),
@@ -142,8 +137,10 @@ impl Live {
                 self.change_routes(*network, group, now)?;
             } else {
                 for step in group {
-                    self.step(step, now)?;
+                    let result = self.step(step, now);
+                    // Also where it failed: it may have been done in part, and is taken back like the others.
                     self.state.apply(step);
+                    result?;
                 }
             }
         }
@@ -162,11 +159,12 @@ impl Live {
         }
     }
 
-    /// Lets frames be sent on all devices that are attached already, before the first of them meets the new program.
-    fn open_carried_devices(&mut self, steps: &[Change]) -> Result<()> {
+    /// Lets frames be sent on all devices that carry the last generation's program, before the first of them meets the
+    /// new one. (This generation has nothing else to lose yet: if it cannot take over, it is given up with its maps.)
+    fn open_inherited_devices(&mut self, steps: &[Change]) -> Result<()> {
         for step in steps {
             if let Change::SetInterface(device, interface) = step
-                && self.plane.is_carried_by(*device)
+                && self.plane.is_inherited(*device)
             {
                 self.plane.maps.set_interface(*device, interface.entry())?;
                 self.plane.maps.set_redirect(*device, true)?;
@@ -179,7 +177,7 @@ impl Live {
         let maps = &mut self.plane.maps;
         match step {
             Change::SetNetwork(..) => Ok(()),
-            Change::RemoveNetwork(id) => self.plane.remove_routes(*id),
+            Change::RemoveNetwork(id) => self.remove_network(*id),
             Change::SetPort(id, port) => self.set_port(*id, port, now),
             Change::RemovePort(id) => self.remove_port(*id, now),
             Change::SetTunnel(id, tunnel) => self.set_tunnel(*id, tunnel, now),
@@ -216,6 +214,12 @@ impl Live {
         }
     }
 
+    fn remove_network(&mut self, id: NetworkId) -> Result<()> {
+        self.plane.remove_routes(id)?;
+        self.learnt.retain(|(network, _), _| *network != id);
+        Ok(())
+    }
+
     fn set_port(&mut self, id: PortId, port: &Port, now: Instant) -> Result<()> {
         let moved = self
             .state
@@ -224,24 +228,24 @@ impl Live {
             .is_some_and(|old| (old.device, old.vlan) != (port.device, port.vlan));
         if moved {
             // Whoever was behind the old device need not be behind the new one.
-            self.neighbours.remove_port(id, now);
-            self.carry_out_neighbour_actions();
+            self.neighbours.move_port(id, port.address.clone(), now);
+            self.carry_out_actions(now);
         }
         self.plane.maps.set_port(id, port.entry())?;
         self.state.apply(&Change::SetPort(id, port.clone()));
-        self.neighbours.set_port(id, port.address.clone(), now);
+        self.neighbours.set_port(id, port.address.clone());
         for machine in self.inherited.remove(&id).into_iter().flatten() {
             if let Some(address) = machine.address() {
                 self.neighbours.seen(id, address, machine.mac, now);
             }
         }
-        self.carry_out_neighbour_actions();
+        self.carry_out_actions(now);
         Ok(())
     }
 
     fn remove_port(&mut self, id: PortId, now: Instant) -> Result<()> {
-        self.neighbours.remove_port(id, now);
-        self.carry_out_neighbour_actions();
+        self.neighbours.remove_port(id);
+        self.carry_out_actions(now);
         self.plane.maps.set_port(id, PortEntry::default())
     }
 
@@ -285,7 +289,7 @@ impl Live {
             Ok(())
         });
         // Entries of machines before the routes that lead to them.
-        self.carry_out_neighbour_actions();
+        self.carry_out_actions(now);
         if let Err(error) = result.and_then(|()| self.plane.update_routes(network, &changes)) {
             for (_, machine) in referenced {
                 self.neighbours.unreference(machine);
@@ -316,29 +320,79 @@ impl Live {
         Ok((Packed::new(target), None))
     }
 
+    fn carry_out_actions(&mut self, now: Instant) {
+        for action in self.neighbours.take_actions() {
+            match action {
+                Action::Write(id, entry) => self.plane.maps.set_neighbour(id, entry),
+                Action::AddRoute(port, address, id) => self.learn(port, address, id),
+                Action::Forget(port, address, id) => self.forget(port, address, id, now),
+                Action::Ask(question) => self.questions.push(question),
+            }
+        }
+    }
+
     /// Notes where a machine's own address leads, and puts it in force unless the plan has a route for just that.
-    fn learn(&mut self, port: PortId, address: IpAddr, id: Option<NeighbourId>) {
+    fn learn(&mut self, port: PortId, address: IpAddr, id: NeighbourId) {
         let Some(network) = self.state.ports.get(&port).map(|port| port.network) else {
             return;
         };
         let prefix = IpNet::from(address);
-        match id {
-            Some(id) => drop(self.learnt.insert((network, prefix), id)),
-            None => drop(self.learnt.remove(&(network, prefix))),
-        }
-        if self.state.routes.contains_key(&(network, prefix)) {
-            return;
-        }
-        let next_hop = id.map(|id| Packed::new(Target::Neighbour(id)));
-        let change = dataplane::route(prefix, next_hop);
-        if let Err(error) = self.plane.update_routes(network, &[change]) {
+        if let Err(error) = self.route_learnt(network, prefix, Some(id)) {
             tracing::warn!(
                 "machine {address} stays unreachable: {:#}",
                 anyhow::Error::from(error)
             );
+            return;
         }
+        self.learnt.insert((network, prefix), id);
         // What the data plane remembered by itself must not outlive the route that replaces it.
         self.plane.maps.forget_learnt(port, address.into());
+    }
+
+    /// Takes the route to a machine and then its entry away; while a route is left, the machine keeps its id.
+    fn forget(&mut self, port: PortId, address: IpAddr, id: NeighbourId, now: Instant) {
+        if let Some((network, prefix)) = self.learnt_at(port, address, id) {
+            if let Err(error) = self.route_learnt(network, prefix, None) {
+                tracing::warn!(
+                    "the route to machine {address}, which has gone, cannot be removed yet: {:#}",
+                    anyhow::Error::from(error)
+                );
+                return;
+            }
+            self.learnt.remove(&(network, prefix));
+        }
+        self.plane.maps.forget_learnt(port, address.into());
+        self.plane.maps.set_neighbour(id, NeighbourEntry::default());
+        self.neighbours.gone(id, now);
+    }
+
+    /// Where the route to a learnt machine is; `None` if there is none, or it leads to another machine by now.
+    fn learnt_at(
+        &self,
+        port: PortId,
+        address: IpAddr,
+        id: NeighbourId,
+    ) -> Option<(NetworkId, IpNet)> {
+        let key = match self.state.ports.get(&port) {
+            Some(port) => (port.network, IpNet::from(address)),
+            // The port went before the route did.
+            None => *self.learnt.iter().find(|(_, other)| **other == id)?.0,
+        };
+        (self.learnt.get(&key) == Some(&id)).then_some(key)
+    }
+
+    fn route_learnt(
+        &mut self,
+        network: NetworkId,
+        prefix: IpNet,
+        id: Option<NeighbourId>,
+    ) -> Result<()> {
+        if self.state.routes.contains_key(&(network, prefix)) {
+            return Ok(());
+        }
+        let next_hop = id.map(|id| Packed::new(Target::Neighbour(id)));
+        let change = dataplane::route(prefix, next_hop);
+        self.plane.update_routes(network, &[change])
     }
 
     /// Forgets tunnels that were announced and do not run.

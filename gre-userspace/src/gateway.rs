@@ -228,7 +228,7 @@ impl Gateway {
 
     /// Writes what events have changed and asks what they left open.
     pub fn carry_out(&mut self) {
-        for question in self.live.carry_out_neighbour_actions() {
+        for question in self.live.carry_out_neighbour_actions(Instant::now()) {
             self.ask(&question);
         }
     }

@@ -1,10 +1,10 @@
 //! The machines on ports: who is known, who has to be asked, who has gone. Pure: no I/O, the clock comes in.
 //!
 //! The daemon feeds [`Neighbours`] what the data plane saw and missed and calls [`Neighbours::round`] a few times a
-//! second; it carries out the [`Action`]s that come back. Holds: a machine has an entry before any route leads to it,
-//! and no route any more when its entry is cleared.
+//! second; it carries out the [`Action`]s that come back. Holds: a machine has an entry before any route leads to it;
+//! its id is given to another one only once no route leads to it any more.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -44,6 +44,8 @@ pub struct Neighbours {
     slots: Vec<Option<Machine>>,
     by_address: HashMap<(PortId, IpAddr), NeighbourId>,
     inquiries: HashMap<(PortId, IpAddr), Inquiry>,
+    /// Forgotten machines that a route may lead to still.
+    leaving: BTreeMap<NeighbourId, (PortId, IpAddr)>,
     ids: IdPool,
     actions: VecDeque<Action>,
     cursor: usize,
@@ -56,10 +58,9 @@ pub enum Action {
     Write(NeighbourId, NeighbourEntry),
     /// Route the machine's address to its entry, in the network of its port.
     AddRoute(PortId, IpAddr, NeighbourId),
-    /// Take that route away again.
-    RemoveRoute(PortId, IpAddr),
-    /// Zero an entry that no route leads to any more.
-    Clear(NeighbourId),
+    /// Take that route away again and zero the entry, then call [`Neighbours::gone`]. If it cannot be done now, it comes
+    /// again in the next round.
+    Forget(PortId, IpAddr, NeighbourId),
     /// Ask on the port who has `target`.
     Ask(Question),
 }
@@ -126,6 +127,7 @@ impl Default for Neighbours {
             slots: Vec::new(),
             by_address: HashMap::new(),
             inquiries: HashMap::new(),
+            leaving: BTreeMap::new(),
             ids: IdPool::new(0, limits::NEIGHBOURS as u32),
             actions: VecDeque::new(),
             cursor: 0,
@@ -136,18 +138,46 @@ impl Default for Neighbours {
 impl Neighbours {
     /// Notes a port's own addresses with the lengths of its subnets. Machines that lie in none of them any more are
     /// forgotten, but for those that user routes lead to.
-    pub fn set_port(&mut self, id: PortId, subnets: Vec<IpNet>, now: Instant) {
+    pub fn set_port(&mut self, id: PortId, subnets: Vec<IpNet>) {
         self.ports.entry(id).or_default().subnets = subnets;
-        self.forget_where(now, |ports, machine| {
+        self.forget_where(|ports, machine| {
             machine.port == id && machine.references == 0 && !ports[&id].may_have(machine.address)
         });
     }
 
-    /// Forgets a port and its machines.
-    pub fn remove_port(&mut self, id: PortId, now: Instant) {
-        self.forget_where(now, |_, machine| machine.port == id);
-        self.inquiries.retain(|(port, _), _| *port != id);
-        self.ports.remove(&id);
+    /// Forgets the machines of a port that will be somewhere else, with these own addresses. Machines that user routes
+    /// lead to keep their entries without a layer-2 address, and are asked for.
+    pub fn move_port(&mut self, id: PortId, subnets: Vec<IpNet>, now: Instant) {
+        self.end_inquiries(id);
+        self.set_port(id, subnets);
+        self.forget_where(|_, machine| machine.port == id && machine.references == 0);
+        for neighbour in self.machines_of(id) {
+            self.lose(neighbour);
+            if let Some(machine) = self.machine_mut(neighbour) {
+                let address = machine.address;
+                self.missing(id, address.into(), now);
+            }
+        }
+    }
+
+    /// Forgets a port and its machines. No user route may lead to them any more.
+    pub fn remove_port(&mut self, id: PortId) {
+        self.end_inquiries(id);
+        self.forget_where(|_, machine| machine.port == id);
+        if let Some(port) = self.ports.get_mut(&id)
+            && port.machines > 0
+        {
+            port.subnets.clear();
+        } else {
+            self.ports.remove(&id);
+        }
+    }
+
+    /// No route leads to a forgotten machine any more, and its entry is zero.
+    pub fn gone(&mut self, id: NeighbourId, now: Instant) {
+        if self.leaving.remove(&id).is_some() {
+            self.ids.release(id.0, now);
+        }
     }
 
     /// Keeps an entry for a machine that a route leads to, known or not, until [`Neighbours::unreference`].
@@ -220,6 +250,9 @@ impl Neighbours {
     /// whether the data plane has sent to a machine since it was last called, and resets that.
     pub fn round(&mut self, now: Instant, mut take_used: impl FnMut(NeighbourId) -> bool) {
         self.repeat_inquiries(now);
+        for (id, (port, address)) in &self.leaving {
+            self.actions.push_back(Action::Forget(*port, *address, *id));
+        }
         let mut asked = 0;
         for _ in 0..self.slots.len() {
             if asked == ROUND_LIMIT {
@@ -355,18 +388,36 @@ impl Neighbours {
         Ok(id)
     }
 
-    fn forget(&mut self, id: NeighbourId, now: Instant) {
-        let Some(machine) = self.slots.get_mut(id.0 as usize).and_then(Option::take) else {
+    /// Ends a machine's time in the table; its id stays taken until [`Neighbours::gone`].
+    fn forget(&mut self, id: NeighbourId) {
+        let Some(machine) = self.machine_mut(id) else {
             return;
         };
-        self.by_address.remove(&(machine.port, machine.address));
-        if let Some(port) = self.ports.get_mut(&machine.port) {
+        debug_assert_eq!(machine.references, 0, "a user route leads to machine {id}");
+        let (port, address, referenced) = (machine.port, machine.address, machine.references > 0);
+        self.lose(id);
+        if referenced {
+            return;
+        }
+        self.slots[id.0 as usize] = None;
+        self.by_address.remove(&(port, address));
+        if let Some(port) = self.ports.get_mut(&port) {
             port.machines -= 1;
         }
-        self.actions
-            .push_back(Action::RemoveRoute(machine.port, machine.address));
-        self.actions.push_back(Action::Clear(id));
-        self.ids.release(id.0, now);
+        self.leaving.insert(id, (port, address));
+        self.actions.push_back(Action::Forget(port, address, id));
+    }
+
+    /// Takes a machine's layer-2 address away.
+    fn lose(&mut self, id: NeighbourId) {
+        let Some(machine) = self.machine_mut(id) else {
+            return;
+        };
+        machine.mac = MacAddress::default();
+        machine.resolved = false;
+        machine.owed = 0;
+        let entry = machine.entry();
+        self.actions.push_back(Action::Write(id, entry));
     }
 
     fn forget_if_old(&mut self, id: NeighbourId, now: Instant) {
@@ -375,13 +426,12 @@ impl Neighbours {
             machine.references == 0 && now.saturating_duration_since(last) >= LIFETIME
         });
         if old {
-            self.forget(id, now);
+            self.forget(id);
         }
     }
 
     fn forget_where(
         &mut self,
-        now: Instant,
         mut condition: impl FnMut(&HashMap<PortId, Port>, &Machine) -> bool,
     ) {
         for slot in 0..self.slots.len() {
@@ -389,8 +439,23 @@ impl Neighbours {
                 .as_ref()
                 .is_some_and(|machine| condition(&self.ports, machine))
             {
-                self.forget(NeighbourId(slot as u32), now);
+                self.forget(NeighbourId(slot as u32));
             }
+        }
+    }
+
+    fn machines_of(&self, port: PortId) -> Vec<NeighbourId> {
+        let slots = self.slots.iter().enumerate();
+        slots
+            .filter(|(_, slot)| slot.as_ref().is_some_and(|machine| machine.port == port))
+            .map(|(slot, _)| NeighbourId(slot as u32))
+            .collect()
+    }
+
+    fn end_inquiries(&mut self, id: PortId) {
+        self.inquiries.retain(|(port, _), _| *port != id);
+        if let Some(port) = self.ports.get_mut(&id) {
+            port.inquiries = 0;
         }
     }
 
@@ -515,7 +580,7 @@ mod tests {
         fn new() -> Self {
             let now = Instant::now();
             let mut neighbours = Neighbours::default();
-            neighbours.set_port(PORT, vec!["10.0.0.1/24".parse().expect("valid")], now);
+            neighbours.set_port(PORT, vec!["10.0.0.1/24".parse().expect("valid")]);
             Self { neighbours, now }
         }
 
@@ -644,7 +709,7 @@ mod tests {
         assert!(
             matches!(
                 actions[..],
-                [Action::RemoveRoute(PORT, _), Action::Clear(_)]
+                [Action::Write(_, entry), Action::Forget(PORT, _, _)] if entry.resolved == 0
             ),
             "{actions:?}"
         );
@@ -672,7 +737,7 @@ mod tests {
         let mut bench = Bench::new();
         let now = bench.now;
         let wide = vec!["10.0.0.1/16".parse().expect("valid")];
-        bench.neighbours.set_port(PORT, wide, now);
+        bench.neighbours.set_port(PORT, wide);
         for number in 0..PORT_LIMIT as u16 + 300 {
             let [high, low] = number.to_be_bytes();
             let machine = Address::v4([10, 0, high + 1, low]);
@@ -692,14 +757,82 @@ mod tests {
         bench.seen(7, OLD);
         bench.missing(8);
         let now = bench.now;
-        bench.neighbours.remove_port(PORT, now);
+        bench.neighbours.remove_port(PORT);
         assert!(bench.known().is_empty());
         let actions = bench.neighbours.take_actions();
         assert!(
             actions
                 .iter()
-                .any(|action| matches!(action, Action::Clear(_)))
+                .any(|action| matches!(action, Action::Forget(..)))
         );
+        let now = bench.now;
+        bench.neighbours.gone(NeighbourId(0), now);
         assert!(bench.round(true).is_empty());
+    }
+
+    #[test]
+    fn a_machine_that_a_route_leads_to_outlives_a_move_of_its_port_without_its_address() {
+        let mut bench = Bench::new();
+        bench.seen(7, OLD);
+        bench.seen(8, OLD);
+        let now = bench.now;
+        let id = bench
+            .neighbours
+            .reference(PORT, address(7), now)
+            .expect("room");
+        bench
+            .neighbours
+            .move_port(PORT, vec!["10.0.0.1/24".parse().expect("valid")], now);
+        assert_eq!(bench.known().len(), 1, "the other one is forgotten");
+        assert_eq!(bench.neighbours.find(PORT, address(7)), Some(id));
+        let actions: Vec<_> = bench.neighbours.take_actions().into();
+        let last = actions.iter().rev().find_map(|action| match action {
+            Action::Write(written, entry) if *written == id => Some(*entry),
+            _ => None,
+        });
+        let entry = last.expect("the entry is written");
+        assert_eq!(
+            (entry.port, entry.mac, entry.resolved),
+            (PORT, MacAddress::default(), 0)
+        );
+        assert_eq!(asks(&actions), [None]);
+    }
+
+    #[test]
+    fn an_id_that_a_route_leads_to_is_never_given_to_another_machine() {
+        let mut bench = Bench::new();
+        let now = bench.now;
+        let id = bench
+            .neighbours
+            .reference(PORT, address(7), now)
+            .expect("room");
+        bench
+            .neighbours
+            .move_port(PORT, vec!["10.0.0.1/24".parse().expect("valid")], now);
+        bench.now += LIFETIME;
+        bench.round(false);
+        bench.seen(8, OLD);
+        assert_ne!(bench.neighbours.find(PORT, address(8)), Some(id));
+    }
+
+    #[test]
+    fn a_forgotten_machine_keeps_its_id_until_its_route_is_gone() {
+        let mut bench = Bench::new();
+        bench.seen(7, OLD);
+        let id = bench.neighbours.find(PORT, address(7)).expect("known");
+        bench.now += LIFETIME;
+        bench.round(false);
+        // The route could not be removed: it is tried again, and nobody gets the id however long that takes.
+        bench.now += LIFETIME;
+        let again = Action::Forget(PORT, address(7), id);
+        assert_eq!(bench.round(false), [again]);
+        bench.seen(8, OLD);
+        assert_ne!(bench.neighbours.find(PORT, address(8)), Some(id));
+        let now = bench.now;
+        bench.neighbours.gone(id, now);
+        assert!(bench.round(false).is_empty());
+        bench.now += Duration::from_secs(2);
+        bench.seen(9, OLD);
+        assert_eq!(bench.neighbours.find(PORT, address(9)), Some(id));
     }
 }

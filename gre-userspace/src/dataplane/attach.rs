@@ -73,12 +73,18 @@ impl Attachments {
         self.attached.contains_key(&device) || self.inherited.contains_key(&device)
     }
 
+    /// Whether the program of the last generation is on the device still.
+    pub(super) fn is_inherited(&self, device: IfIndex) -> bool {
+        self.inherited.contains_key(&device)
+    }
+
     /// How the program is attached; `None`: it is not.
     pub(super) fn mode(&self, device: IfIndex) -> Option<AttachMode> {
         self.attached.get(&device).map(|attachment| attachment.mode)
     }
 
-    /// Puts the program on a device, unless it is there already in a mode that suits.
+    /// Puts the program on a device, unless it is there already in a mode that suits. Where the mode cannot be changed,
+    /// it stays what it was.
     pub(super) fn attach(
         &mut self,
         program: &mut Xdp,
@@ -90,7 +96,8 @@ impl Attachments {
             if suits(attachment.mode, mode) {
                 return Ok(());
             }
-            self.detach(device)?;
+            let present = attachment.mode;
+            return self.change_mode(program, device, name, present, mode);
         }
         let attachment = match self.inherited.remove(&device) {
             Some(inherited) if suits(inherited.mode, mode) => adopt(program, name, inherited)?,
@@ -136,6 +143,33 @@ impl Attachments {
             self.detach(*device)?;
         }
         Ok(())
+    }
+
+    /// The kernel takes no second program in another mode, so that the device is without one for a moment.
+    fn change_mode(
+        &mut self,
+        program: &mut Xdp,
+        device: IfIndex,
+        name: &str,
+        present: AttachMode,
+        wanted: XdpMode,
+    ) -> Result<()> {
+        self.detach(device)?;
+        let (result, attachment) = match self.attach_anew(program, device, name, wanted) {
+            Ok(changed) => (Ok(()), Ok(changed)),
+            Err(refusal) => (Err(refusal), self.link(program, device, present)),
+        };
+        match attachment {
+            Ok(attachment) => {
+                tracing::info!("{name}: attached ({})", attachment.mode);
+                self.attached.insert(device, attachment);
+            }
+            Err(error) => tracing::error!(
+                "{name} is without the program, which could not be attached again ({present}): {}",
+                words(&error)
+            ),
+        }
+        result
     }
 
     fn attach_anew(

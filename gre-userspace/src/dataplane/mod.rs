@@ -100,6 +100,11 @@ impl DataPlane {
         self.attachments.is_carried_by(device)
     }
 
+    /// Whether the program of the last generation is on the device still.
+    pub fn is_inherited(&self, device: IfIndex) -> bool {
+        self.attachments.is_inherited(device)
+    }
+
     /// How the program of this generation is attached to a device; `None`: it is not.
     pub fn attach_mode(&self, device: IfIndex) -> Option<AttachMode> {
         self.attachments.mode(device)
