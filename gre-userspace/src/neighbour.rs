@@ -756,7 +756,6 @@ mod tests {
         let mut bench = Bench::new();
         bench.seen(7, OLD);
         bench.missing(8);
-        let now = bench.now;
         bench.neighbours.remove_port(PORT);
         assert!(bench.known().is_empty());
         let actions = bench.neighbours.take_actions();

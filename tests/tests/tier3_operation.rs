@@ -267,6 +267,37 @@ fn a_device_held_by_another_program_is_reported_as_busy_and_left_alone() {
     assert!(!has_xdp(&office.namespace, &office.underlay.gateway.device));
 }
 
+/// O3: a device that does not take the program in the mode that is asked for keeps it in the old one, and all else of
+/// the refused configuration is taken back.
+#[test]
+fn a_mode_that_the_device_refuses_leaves_the_program_as_it_was() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let running = Office::new(false, |tunnel| tunnel.with_key(1001)).start();
+    // The driver of a bridge takes no program.
+    let device = "bridge";
+    let namespace = &running.office.namespace;
+    namespace.sh(&format!("ip link add {device} up type bridge"));
+    let with_mode = |mode: &str| {
+        running.office.configuration()
+            + &format!(
+                "[[underlay]]\ndevice = \"{device}\"\nlocal = [\"192.0.2.77\"]\nxdp_mode = \"{mode}\"\n"
+            )
+    };
+    running.gateway.apply(&with_mode("generic"));
+    assert!(has_xdp(namespace, device));
+    let before = shape(&running.gateway);
+    let refused = with_mode("native") + &toml::tenant_with_network("new", &["10.9.0.0/16"]);
+    let output = running.gateway.try_apply(&refused);
+    let message = describe(&output);
+    assert!(!output.status.success(), "{message}");
+    assert!(message.contains(device), "{message}");
+    assert!(has_xdp(namespace, device), "{message}");
+    assert_eq!(shape(&running.gateway), before);
+    running.expect_reachable(false);
+}
+
 /// O4: a second daemon of the same instance is refused, and the first goes on.
 #[test]
 fn a_second_daemon_of_one_instance_is_busy() {
