@@ -4,7 +4,6 @@
 //! loop. Ending the daemon leaves the data plane running; only `detach` removes it.
 
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::api;
 use crate::capability;
@@ -33,6 +32,8 @@ use crate::request::{Document, Request, Requests};
 pub const DYING: Duration = Duration::from_secs(1);
 /// How long changes in the kernel are collected before they are followed.
 const GATHERING: Duration = Duration::from_millis(20);
+/// How long requests that have begun may take to come to their end when the daemon ends.
+const CLOSING: Duration = Duration::from_secs(5);
 /// Requests that may wait for the loop.
 const REQUESTS: usize = 64;
 /// Records of the data plane worked off before the loop looks at anything else.
@@ -45,14 +46,12 @@ const EVENTS_AT_ONCE: usize = 1024;
 pub fn run(instance: Instance, file: PathBuf) -> Result<(), Failure> {
     let config = load(&file)?;
     capability::require()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| Error::system("start the event loop", source))?;
-    runtime.block_on(async {
-        let (daemon, gateway) = Daemon::start(instance, file, config).await?;
-        daemon.serve(gateway).await
-    })
+    // The first thing taken is the last one given up: whoever has the lock meets no socket and no map of this daemon.
+    let lock = instance.lock_within(DYING)?;
+    let result = run_locked(instance, file, config);
+    let unlocked = lock.remove();
+    result?;
+    Ok(unlocked?)
 }
 
 /// Removes what an instance without a running daemon has left behind. Returns whether there was anything.
@@ -64,20 +63,34 @@ pub fn detach(instance: &Instance, patience: Duration) -> Result<bool, Failure> 
     Ok(dataplane::remove_leftovers(instance, lock)?)
 }
 
+fn run_locked(instance: Instance, file: PathBuf, config: Config) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Error::system("start the event loop", source))?;
+    runtime.block_on(async {
+        let (daemon, gateway) = Daemon::start(instance, file, config).await?;
+        daemon.serve(gateway).await
+    })
+}
+
 /// Everything of the daemon but the gateway: where news come from and where answers go.
 struct Daemon {
     file: PathBuf,
     inbox: mpsc::Receiver<Request>,
     requests: Requests,
     notifications: Notifications,
-    events: AsyncFd<RingBuf<MapData>>,
-    logger: Option<AsyncFd<aya_log::EbpfLogger<&'static dyn log::Log>>>,
+    streams: Streams,
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
-    stop: watch::Sender<bool>,
-    api: JoinHandle<std::io::Result<()>>,
+    api: Api,
     metrics: Option<Metrics>,
+}
+
+struct Api {
+    task: JoinHandle<std::io::Result<()>>,
+    stop: watch::Sender<bool>,
 }
 
 struct Metrics {
@@ -100,7 +113,6 @@ impl Daemon {
         file: PathBuf,
         config: Config,
     ) -> Result<(Self, Gateway), Failure> {
-        let lock = instance.lock_within(DYING)?;
         let (netlink, notifications) = netlink::connect()?;
         let socket = api::Socket::bind(&instance.socket())?;
         let metrics = match config.gateway.metrics {
@@ -112,13 +124,17 @@ impl Daemon {
             watch_signal(SignalKind::terminate())?,
             watch_signal(SignalKind::interrupt())?,
         );
-        let (gateway, Streams { events, logger }) =
-            Gateway::start(instance, lock, netlink, config).await?;
-        capability::drop_unneeded()?;
+        let (gateway, streams) = Gateway::start(instance, netlink, config).await?;
+        if let Err(error) = capability::drop_unneeded() {
+            tracing::error!(
+                "ending; the data plane goes on without a daemon, `gregw detach` removes it"
+            );
+            gateway.leave()?;
+            return Err(error.into());
+        }
 
         let (requests, inbox) = mpsc::channel(REQUESTS);
-        let (stop, stopped) = watch::channel(false);
-        let api = tokio::spawn(api::serve(socket, requests.clone(), until(stopped)));
+        let api = Api::serve(socket, requests.clone());
         let metrics =
             metrics.map(|(address, listener)| Metrics::serve(address, listener, requests.clone()));
         let daemon = Self {
@@ -126,12 +142,10 @@ impl Daemon {
             inbox,
             requests,
             notifications,
-            events: watch_descriptor(events)?,
-            logger: logger.map(watch_descriptor).transpose()?,
+            streams,
             hangup,
             terminate,
             interrupt,
-            stop,
             api,
             metrics,
         };
@@ -167,13 +181,13 @@ impl Daemon {
                     refresh_at = None;
                     gateway.refresh().await;
                 }
-                Ok(mut guard) = self.events.readable_mut() => {
+                Ok(mut guard) = self.streams.events.readable_mut() => {
                     if hear(&mut gateway, guard.get_inner_mut()) {
                         guard.clear_ready();
                     }
                     gateway.carry_out();
                 }
-                () = flush_log(self.logger.as_mut()) => {}
+                () = flush_log(self.streams.logger.as_mut()) => {}
                 _ = rounds.tick() => gateway.round().await,
             }
         };
@@ -181,30 +195,36 @@ impl Daemon {
     }
 
     async fn end(self, gateway: Gateway, step: Step) -> Result<(), Failure> {
+        let Self {
+            inbox,
+            streams,
+            api,
+            metrics,
+            ..
+        } = self;
         notify(&[NotifyState::Stopping]);
-        if let Step::Detach(reply) = step {
-            let result = gateway.detach();
-            tracing::info!("detached");
-            // Whoever asked may have gone.
-            let _ = reply.send(result.clone());
-            self.close().await;
-            return result;
-        }
-        self.close().await;
-        tracing::info!("ending; the data plane goes on without a daemon");
-        gateway.leave()
-    }
-
-    /// Lets requests that have begun come to their end.
-    async fn close(self) {
-        drop(self.inbox);
-        self.stop.send_replace(true);
-        if let Some(metrics) = self.metrics {
+        // Whoever waits for an answer is told that there will be none.
+        drop(inbox);
+        // Whoever asks for a detach finds no map in the kernel once it is answered.
+        drop(streams);
+        let result = match step {
+            Step::Detach(reply) => {
+                let result = gateway.detach();
+                tracing::info!("detached");
+                // Whoever asked may have gone.
+                let _ = reply.send(result.clone());
+                result
+            }
+            Step::Continue | Step::Leave => {
+                tracing::info!("ending; the data plane goes on without a daemon");
+                gateway.leave()
+            }
+        };
+        if let Some(metrics) = metrics {
             metrics.stop.send_replace(true);
         }
-        if let Err(error) = self.api.await {
-            tracing::error!("the API has failed: {error}");
-        }
+        api.close().await;
+        result
     }
 
     async fn reload_file(&mut self, gateway: &mut Gateway) {
@@ -327,6 +347,30 @@ impl Daemon {
     }
 }
 
+impl Api {
+    fn serve(socket: api::Socket, requests: Requests) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let task = tokio::spawn(api::serve(socket, requests, until(stopped)));
+        Self { task, stop }
+    }
+
+    /// Lets requests that have begun come to their end, if they do so in time.
+    async fn close(mut self) {
+        self.stop.send_replace(true);
+        match timeout(CLOSING, &mut self.task).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => tracing::error!("the API has failed: {error}"),
+            Ok(Err(error)) => tracing::error!("the API has failed: {error}"),
+            Err(_) => {
+                tracing::warn!("connections to the API are cut off: their requests do not end");
+                self.task.abort();
+                // The socket's file goes with the task.
+                let _ = self.task.await;
+            }
+        }
+    }
+}
+
 impl Metrics {
     fn serve(address: SocketAddr, listener: TcpListener, requests: Requests) -> Self {
         let (stop, stopped) = watch::channel(false);
@@ -362,12 +406,6 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
 
 fn watch_signal(kind: SignalKind) -> Result<Signal, Error> {
     signal(kind).map_err(|source| Error::system("receive signals", source))
-}
-
-fn watch_descriptor<T: AsRawFd + AsFd>(descriptor: T) -> Result<AsyncFd<T>, Error> {
-    // SAFETY: the descriptor belongs to `descriptor`, which the registration owns and which keeps it open.
-    let registered = unsafe { AsyncFd::register(descriptor) };
-    registered.map_err(|source| Error::system("watch a ring buffer", source))
 }
 
 /// Ready once the channel says so, or its sender has gone.
@@ -410,5 +448,29 @@ async fn flush_log(logger: Option<&mut AsyncFd<aya_log::EbpfLogger<&'static dyn 
 fn notify(state: &[NotifyState]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!("cannot notify the service manager: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_never_ends_does_not_keep_the_daemon() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("sock");
+        let socket = api::Socket::bind(&path).expect("bound");
+        let (requests, _inbox) = mpsc::channel(1);
+        let api = Api::serve(socket, requests);
+        let mut client = UnixStream::connect(&path).expect("served");
+        client
+            .write_all(b"POST /v1/plan HTTP/1.1\r\nHost: gregw\r\nContent-Length: 9\r\n\r\n")
+            .expect("sent");
+        // Until the request has been taken up.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        api.close().await;
+        assert!(!path.exists());
     }
 }

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Diagnostics, FlatDiagnostic};
+use crate::config::{Diagnostics, FlatDiagnostic, Severity};
 
 /// A failed command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -53,7 +53,10 @@ impl Failure {
 /// A configuration file that is refused.
 impl From<&Diagnostics> for Failure {
     fn from(diagnostics: &Diagnostics) -> Self {
-        let mistakes = match diagnostics.len() {
+        let errors = diagnostics
+            .iter()
+            .filter(|diagnostic| diagnostic.severity() == Severity::Error);
+        let mistakes = match errors.count() {
             1 => "1 mistake".to_owned(),
             number => format!("{number} mistakes"),
         };
@@ -125,6 +128,21 @@ mod tests {
         for number in [0, 7, 255] {
             assert!(serde_json::from_str::<ExitCode>(&number.to_string()).is_err());
         }
+    }
+
+    #[test]
+    fn warnings_are_told_but_are_no_mistakes() {
+        let source = crate::config::Source::new("gregw.toml", "mtu = 9000".to_owned());
+        let diagnostics = [
+            source.warning(0..3, "too large", "leave it out"),
+            source.error(6..10, "not here", "write it elsewhere"),
+        ];
+        let failure = Failure::from(&Diagnostics::from_iter(diagnostics));
+        assert_eq!(failure.diagnostics.len(), 2);
+        assert_eq!(
+            failure.error,
+            "the configuration has 1 mistake; nothing was changed"
+        );
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::config::{Config, DeviceName, Diagnostics, Severity, Spanned, check_tr
 use crate::dataplane::{DataPlane, Streams};
 use crate::error::Error;
 use crate::failure::Failure;
-use crate::instance::{Instance, InstanceLock};
+use crate::instance::Instance;
 use crate::neighbour::{Question, ROUND};
 use crate::netlink::{Hop, KernelNeighbour, Link, Netlink, Notification};
 use crate::peering::States;
@@ -35,6 +35,7 @@ const MANY_HOPS: usize = 16;
 
 const LIMITS: Limits = Limits {
     interfaces: limits::INTERFACES,
+    devices: limits::DEVICES,
     endpoints: limits::ENDPOINTS,
     networks: limits::NETWORKS,
     ports: limits::PORTS,
@@ -49,7 +50,6 @@ pub struct Gateway {
     pub(crate) live: Live,
     pub(crate) links: BTreeMap<IfIndex, Link>,
     instance: Instance,
-    lock: InstanceLock,
     netlink: Netlink,
     solicitor: Solicitor,
     /// The devices that the running state was planned for.
@@ -82,7 +82,6 @@ impl Gateway {
     /// As told by [`Failure::exit_code`]; nothing is left half-done.
     pub async fn start(
         instance: Instance,
-        lock: InstanceLock,
         netlink: Netlink,
         config: Config,
     ) -> Result<(Self, Streams), Failure> {
@@ -99,7 +98,6 @@ impl Gateway {
             live: Live::new(plane, machines),
             links: BTreeMap::new(),
             instance,
-            lock,
             netlink,
             solicitor,
             planned_for: Devices::new(),
@@ -109,12 +107,7 @@ impl Gateway {
         match gateway.bring_up(config).await {
             Ok(()) => Ok((gateway, streams)),
             Err(failure) => {
-                let Self { live, lock, .. } = gateway;
-                for result in [live.plane.abandon(), lock.remove()] {
-                    if let Err(error) = result {
-                        tracing::error!("{:#}", anyhow::Error::from(error));
-                    }
-                }
+                log_error(gateway.live.plane.abandon());
                 Err(failure)
             }
         }
@@ -137,18 +130,16 @@ impl Gateway {
         Ok(self.describe(&prepared.planned.desired, &prepared.peerings))
     }
 
-    /// Removes the data plane and every file of the instance.
+    /// Removes the data plane and what was remembered for the next daemon.
     pub fn detach(self) -> Result<(), Failure> {
         self.live.plane.remove()?;
         Remembered::remove(&self.instance)?;
-        self.lock.remove()?;
         Ok(())
     }
 
     /// Ends the daemon's part and leaves the data plane running.
     pub fn leave(self) -> Result<(), Failure> {
         self.remember(&self.ids, &self.peerings)?;
-        self.lock.remove()?;
         Ok(())
     }
 
@@ -185,10 +176,7 @@ impl Gateway {
     pub async fn refresh(&mut self) {
         let stale = std::mem::take(&mut self.stale);
         if stale.everything {
-            match self.netlink.links().await {
-                Ok(links) => self.set_links(links),
-                Err(error) => tracing::error!("{:#}", anyhow::Error::from(error)),
-            }
+            self.read_links().await;
         }
         if stale.everything || stale.devices {
             self.follow_devices().await;
@@ -249,7 +237,8 @@ impl Gateway {
     async fn bring_up(&mut self, config: Config) -> Result<(), Failure> {
         let prepared = self.prepare(config).await?;
         self.enforce(prepared).await?;
-        self.live.plane.supersede()?;
+        // The program runs by now: to fail would leave it without a daemon.
+        log_error(self.live.plane.supersede());
         Ok(())
     }
 
@@ -275,33 +264,32 @@ impl Gateway {
         })
     }
 
+    /// Once the data plane has changed, nothing of what is left to do makes it a failure.
     async fn enforce(&mut self, prepared: Prepared) -> Result<(), Failure> {
         // Before the data plane knows new ids: a daemon that is killed now must not give them to others.
         self.remember(&prepared.planned.ids, &prepared.peerings)?;
-        let result = self.go_to(&prepared.planned.desired).await;
-        if let Err(error) = result {
-            self.remember(&self.ids, &self.peerings)?;
+        if let Err(error) = self.go_to(&prepared.planned.desired).await {
+            log_error(self.remember(&self.ids, &self.peerings));
             return Err(error.into());
         }
-        self.clear_counters(&prepared.planned.ids)?;
         self.config = prepared.config;
         self.peerings = prepared.peerings;
-        self.ids = prepared.planned.ids;
         self.planned_for = prepared.devices;
+        let old = std::mem::replace(&mut self.ids, prepared.planned.ids);
+        log_error(self.clear_counters(&old));
         // The kernel tells nobody that a link has attached a program.
-        let links = self.netlink.links().await?;
-        self.set_links(links);
+        self.read_links().await;
         // Next hops that nobody has asked for yet are asked for now.
         self.round().await;
         Ok(())
     }
 
     /// Clears the counters of what the configuration no longer names. (What only lost its device keeps them.)
-    fn clear_counters(&mut self, next: &Ids) -> Result<(), Error> {
+    fn clear_counters(&mut self, old: &Ids) -> Result<(), Error> {
         let (ports, tunnels): (HashSet<_>, HashSet<_>) =
-            (next.ports().collect(), next.tunnels().collect());
-        let ports = self.ids.ports().filter(|id| !ports.contains(id));
-        let tunnels = self.ids.tunnels().filter(|id| !tunnels.contains(id));
+            (self.ids.ports().collect(), self.ids.tunnels().collect());
+        let ports = old.ports().filter(|id| !ports.contains(id));
+        let tunnels = old.tunnels().filter(|id| !tunnels.contains(id));
         let maps = &mut self.live.plane.maps;
         ports
             .map(Owner::Port)
@@ -485,9 +473,7 @@ impl Gateway {
     }
 
     fn write_adjacencies(&mut self) {
-        if let Err(error) = self.live.write_adjacencies() {
-            tracing::error!("{:#}", anyhow::Error::from(error));
-        }
+        log_error(self.live.write_adjacencies());
     }
 
     fn report_hop(&self, neighbour: &KernelNeighbour) {
@@ -496,6 +482,13 @@ impl Gateway {
         match neighbour.mac {
             Some(mac) => tracing::info!("next hop {} on {device}: {mac}", neighbour.hop.address),
             None => tracing::warn!("next hop {} on {device}: lost", neighbour.hop.address),
+        }
+    }
+
+    async fn read_links(&mut self) {
+        match self.netlink.links().await {
+            Ok(links) => self.set_links(links),
+            Err(error) => log_error(Err(error)),
         }
     }
 
@@ -542,6 +535,13 @@ impl Gateway {
 
 /// How often [`Gateway::round`] has to be called.
 pub const ROUND_INTERVAL: Duration = ROUND;
+
+/// For what nobody waits for.
+fn log_error(result: Result<(), Error>) {
+    if let Err(error) = result {
+        tracing::error!("{:#}", anyhow::Error::from(error));
+    }
+}
 
 /// Warnings go to the log, errors to the caller.
 fn refuse(complaints: &Diagnostics) -> Result<(), Failure> {

@@ -167,7 +167,11 @@ fn detach(options: &Options) -> Result<(), Failure> {
             let asked = with_daemon(options, async |client| client.detach().await);
             // One that was killed just now answers nobody, and is gone soon.
             asked
-                .map(|()| true)
+                .map(|()| {
+                    // It has answered and takes its last files with it; who takes its place meanwhile keeps them.
+                    let _ = daemon::detach(instance, daemon::DYING);
+                    true
+                })
                 .or_else(|failure| daemon::detach(instance, daemon::DYING).map_err(|_| failure))?
         }
         other => other?,

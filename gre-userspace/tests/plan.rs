@@ -13,6 +13,7 @@ use proptest::prelude::*;
 
 const LIMITS: Limits = Limits {
     interfaces: 65_536,
+    devices: 64,
     endpoints: 64,
     networks: 64,
     ports: 64,
@@ -232,6 +233,27 @@ fn what_does_not_fit_is_refused_by_name_and_the_rest_stands() {
     let messages: Vec<&str> = planned.complaints.iter().map(Diagnostic::message).collect();
     assert_eq!(messages, ["no room for `t2`: the gateway holds 1 tunnels"]);
     assert_eq!(routes(&planned, "a"), ["10.7.0.0/16 static tunnel t1"]);
+}
+
+#[test]
+fn more_devices_than_the_gateway_holds_are_refused_where_they_are_named() {
+    let text = network("a", "10.1.0.0/16")
+        + &port("p1", "a", "eth1", "10.1.1.1/24")
+        + &port("p2", "a", "eth2", "10.1.2.1/24");
+    let limits = Limits {
+        // That of the underlay is the first.
+        devices: 2,
+        ..LIMITS
+    };
+    let planned = planned_after(&text, &Ids::default(), &devices(), &limits);
+    let complaints: Vec<_> = planned
+        .complaints
+        .iter()
+        .map(|complaint| (complaint.message(), complaint.text()))
+        .collect();
+    let message = "no room for `eth2`: the gateway holds 2 devices";
+    assert_eq!(complaints, [(message, "\"eth2\"")]);
+    assert_eq!(planned.desired.ports.len(), 1);
 }
 
 #[test]

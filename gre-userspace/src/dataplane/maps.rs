@@ -112,8 +112,14 @@ impl Maps {
             Some(port) => self.ports_by_vlan.insert(key, port.0, 0),
             None => absent_is_fine(self.ports_by_vlan.remove(&key)),
         };
-        result
-            .map_err(|source| hash_error("PORTS_BY_VLAN", "VLANs of ports", limits::PORTS, source))
+        result.map_err(|source| {
+            hash_error(
+                "PORTS_BY_VLAN",
+                "the table of VLANs of ports",
+                limits::PORTS,
+                source,
+            )
+        })
     }
 
     /// Whether GRE to this address is the gateway's.
@@ -124,8 +130,14 @@ impl Maps {
         } else {
             absent_is_fine(self.endpoints.remove(&key))
         };
-        result
-            .map_err(|source| hash_error("ENDPOINTS", "local addresses", limits::ENDPOINTS, source))
+        result.map_err(|source| {
+            hash_error(
+                "ENDPOINTS",
+                "the table of local addresses",
+                limits::ENDPOINTS,
+                source,
+            )
+        })
     }
 
     /// Which tunnel packets belong to; `None`: to no tunnel.
@@ -136,7 +148,8 @@ impl Maps {
             (DemuxKey::V6(key), Some(tunnel)) => self.demux_v6.insert(Plain(key), tunnel.0, 0),
             (DemuxKey::V6(key), None) => absent_is_fine(self.demux_v6.remove(&Plain(key))),
         };
-        result.map_err(|source| hash_error("DEMUX", "tunnels", limits::TUNNELS, source))
+        result
+            .map_err(|source| hash_error("DEMUX", "the table of tunnels", limits::TUNNELS, source))
     }
 
     /// Writes a tunnel; a default entry takes it away.

@@ -9,6 +9,8 @@ mod load;
 mod maps;
 mod pins;
 
+use std::os::fd::{AsFd, AsRawFd};
+
 use aya::Ebpf;
 use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
@@ -16,6 +18,7 @@ use gre_common::entry::NeighbourEntry;
 use gre_common::event::Event;
 use gre_common::id::{IfIndex, NetworkId};
 use ipnet::IpNet;
+use tokio::io::unix::AsyncFd;
 
 use crate::capability;
 use crate::config::XdpMode;
@@ -40,18 +43,18 @@ pub struct DataPlane {
     pins: Pins,
 }
 
-/// What the data plane sends to the daemon.
+/// What the data plane sends to the daemon's event loop.
 pub struct Streams {
     /// Records that [`event`] reads.
-    pub events: RingBuf<MapData>,
+    pub events: AsyncFd<RingBuf<MapData>>,
     /// Log records, if the program was built with them.
-    pub logger: Option<EbpfLogger<&'static dyn log::Log>>,
+    pub logger: Option<AsyncFd<EbpfLogger<&'static dyn log::Log>>>,
 }
 
 impl DataPlane {
     /// Loads a new generation, attached to nothing, and finds what the last one left on `devices`. If ids mean the same
     /// as to the last one (`same_ids`), it goes on with its counters and sequence numbers, and the machines that it knew
-    /// are returned.
+    /// are returned. To be called on the event loop.
     pub fn load(
         instance: &Instance,
         devices: &[Link],
@@ -61,6 +64,18 @@ impl DataPlane {
         load::check_kernel(&mut KernelGracePeriod)?;
         let pins = Pins::new(instance);
         pins.create()?;
+        Self::load_at(pins.clone(), devices, same_ids).inspect_err(|_| {
+            // What has failed is told; the next start clears up what is left.
+            let _ = pins.discard_staged();
+            pins.remove_empty();
+        })
+    }
+
+    fn load_at(
+        pins: Pins,
+        devices: &[Link],
+        same_ids: bool,
+    ) -> Result<(Self, Streams, Vec<NeighbourEntry>)> {
         let attachments = Attachments::find(pins.clone(), devices)?;
         let shared = if same_ids {
             inherit::counters(&pins)
@@ -179,8 +194,17 @@ impl Streams {
             Err(aya_log::Error::MapNotFound) => None,
             Err(source) => return Err(Error::bpf("read the program's log", source)),
         };
-        Ok(Self { events, logger })
+        Ok(Self {
+            events: watch(events)?,
+            logger: logger.map(watch).transpose()?,
+        })
     }
+}
+
+fn watch<T: AsRawFd + AsFd>(ring: T) -> Result<AsyncFd<T>> {
+    // SAFETY: the descriptor belongs to `ring`, which the registration owns and which keeps it open.
+    let registered = unsafe { AsyncFd::register(ring) };
+    registered.map_err(|source| Error::system("watch a ring buffer", source))
 }
 
 /// A record of [`Streams::events`]; `None` if it is too short to be one.

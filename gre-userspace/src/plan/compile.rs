@@ -72,7 +72,7 @@ impl Compiler<'_> {
                     self.full(local, "local addresses", self.limits.endpoints);
                 }
             }
-            if let Some(device) = self.device(&underlay.device) {
+            if let Some(device) = self.device(&underlay.device, desired) {
                 let interface = interface(desired, device);
                 interface.underlay = true;
                 interface.xdp_mode = underlay.xdp_mode;
@@ -84,7 +84,7 @@ impl Compiler<'_> {
         for port in &self.config.ports {
             let id = self.ids.port(port.network.get_ref(), port.name.get_ref());
             let id = self.placed(id, &port.name, "ports", self.limits.ports);
-            let device = self.device(&port.device);
+            let device = self.device(&port.device, desired);
             let network = self.ids.network(port.network.get_ref());
             let (Some(id), Some(device), Some(network)) = (id, device, network) else {
                 continue;
@@ -155,8 +155,8 @@ impl Compiler<'_> {
         room.min(*configured.get_ref())
     }
 
-    /// The device of that name, if this machine has it and its index fits.
-    fn device(&mut self, name: &Spanned<DeviceName>) -> Option<Device> {
+    /// The device of that name, if this machine has it, its index fits, and one more has room beside those of `desired`.
+    fn device(&mut self, name: &Spanned<DeviceName>, desired: &Desired) -> Option<Device> {
         let Some(device) = self.devices.get(name.get_ref()) else {
             self.complaints.push(self.config.source.error(
                 name.span(),
@@ -174,6 +174,11 @@ impl Compiler<'_> {
                     self.limits.interfaces
                 ),
             ));
+            return None;
+        }
+        let interfaces = &desired.interfaces;
+        if interfaces.len() >= self.limits.devices && !interfaces.contains_key(&device.index) {
+            self.full(name, "devices", self.limits.devices);
             return None;
         }
         Some(*device)

@@ -43,6 +43,8 @@ pub struct Device {
 pub struct Limits {
     /// Interface indexes, from 0.
     pub interfaces: usize,
+    /// Devices with a role.
+    pub devices: usize,
     /// Local outer addresses.
     pub endpoints: usize,
     /// Networks.
