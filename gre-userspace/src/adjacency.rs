@@ -103,6 +103,8 @@ pub struct Confirm {
 struct WayState {
     tunnels: BTreeSet<TunnelId>,
     hop: Option<Hop>,
+    /// It is kept though no tunnel may use it.
+    held: bool,
 }
 
 #[derive(Debug)]
@@ -132,6 +134,29 @@ impl Default for Adjacencies {
 }
 
 impl Adjacencies {
+    /// Keeps what is known, and will be, about these ends until [`Adjacencies::release_ways`], whether or not a tunnel
+    /// uses them. Returns whether nothing is known, so that the caller has to look their route up.
+    pub fn hold_way(&mut self, way: Way) -> bool {
+        let unknown = !self.ways.contains_key(&way);
+        self.ways.entry(way).or_default().held = true;
+        unknown
+    }
+
+    /// Forgets all ends that no tunnel uses.
+    pub fn release_ways(&mut self, now: Instant) {
+        for state in self.ways.values_mut() {
+            state.held = false;
+        }
+        let unused = self.ways.iter();
+        let unused: Vec<_> = unused
+            .filter(|(_, state)| state.tunnels.is_empty())
+            .map(|(way, _)| *way)
+            .collect();
+        for way in unused {
+            self.forget_if_unused(way, now);
+        }
+    }
+
     /// Notes a tunnel, or its new ends. Returns whether nothing is known about these ends, so that the caller has to
     /// look their route up.
     pub fn insert_tunnel(&mut self, tunnel: TunnelId, way: Way, now: Instant) -> bool {
@@ -156,11 +181,7 @@ impl Adjacencies {
             return;
         };
         state.tunnels.remove(&tunnel);
-        if state.tunnels.is_empty() {
-            let hop = state.hop;
-            self.ways.remove(&way);
-            self.leave(way, hop, now);
-        }
+        self.forget_if_unused(way, now);
     }
 
     /// Notes where packets between these ends go. Returns the next hop if it is new, so that the caller has to look
@@ -219,19 +240,6 @@ impl Adjacencies {
             .keys()
             .filter(|way| destinations.is_none_or(|prefix| prefix.contains(&way.remote)))
             .copied()
-            .collect()
-    }
-
-    /// All tunnels.
-    pub fn tunnels(&self) -> Vec<TunnelId> {
-        self.tunnels.keys().copied().collect()
-    }
-
-    /// The ends of tunnels that have no route, or were never looked up.
-    pub fn ways_without_hop(&self) -> Vec<Way> {
-        let ways = self.ways.iter();
-        ways.filter(|(_, state)| state.hop.is_none())
-            .map(|(way, _)| *way)
             .collect()
     }
 
@@ -322,6 +330,17 @@ impl Adjacencies {
             state.missed.saturating_add(1)
         };
         Some((state.missed <= 1).then_some(mac))
+    }
+
+    fn forget_if_unused(&mut self, way: Way, now: Instant) {
+        if let Some(state) = self.ways.get(&way)
+            && state.tunnels.is_empty()
+            && !state.held
+        {
+            let hop = state.hop;
+            self.ways.remove(&way);
+            self.leave(way, hop, now);
+        }
     }
 
     /// The next hops whose turn it is.
@@ -447,6 +466,29 @@ mod tests {
         assert_eq!(adjacencies.entry(id).destination, other);
         assert_eq!(adjacencies.entry(id).source, MAC);
         assert_eq!(adjacencies.entry(id).resolved, 1);
+    }
+
+    #[test]
+    fn ends_that_are_held_disturb_no_tunnel_and_are_forgotten_unless_one_uses_them() {
+        let now = Instant::now();
+        let mut adjacencies = behind_one_router(1, now);
+        let id = adjacencies.status(TunnelId(0)).id;
+        assert!(!adjacencies.hold_way(way(0)));
+        assert!(adjacencies.hold_way(way(7)));
+        adjacencies.set_route(way(7), Some(router(253)), now);
+        adjacencies.set_neighbour(router(253), Some(ROUTER), now);
+        assert!(adjacencies.take_changes().tunnels.is_empty());
+        assert_eq!(adjacencies.status(TunnelId(0)).id, id);
+
+        // There and back again, without a moment in which one of the ways is unknown.
+        for (way, hop) in [(way(7), router(253)), (way(0), router(254))] {
+            assert!(!adjacencies.insert_tunnel(TunnelId(0), way, now));
+            let status = adjacencies.status(TunnelId(0));
+            assert_eq!((status.hop, status.mac), (Some(hop), Some(ROUTER)));
+        }
+        adjacencies.release_ways(now);
+        assert_eq!(adjacencies.ways_to(None), [way(0)]);
+        assert_eq!(adjacencies.hops(), [router(254)]);
     }
 
     #[test]

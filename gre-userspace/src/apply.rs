@@ -60,17 +60,15 @@ impl Live {
         }
     }
 
-    /// Announces the tunnels of a state to come beside those that run, and returns the ways that the caller has to
-    /// look up before [`Live::transition`].
-    pub fn announce(&mut self, desired: &Desired, now: Instant) -> Vec<Way> {
-        let mut unknown = Vec::new();
-        for (id, tunnel) in &desired.tunnels {
-            let way = way(tunnel);
-            if self.adjacencies.insert_tunnel(*id, way, now) {
-                unknown.push(way);
-            }
+    /// Announces the ends of the tunnels of a state to come beside those that run, and returns the ones that the caller
+    /// has to look up before [`Live::transition`].
+    pub fn announce(&mut self, desired: &Desired) -> Vec<Way> {
+        // The ends of today as well: what is taken back finds them known.
+        for tunnel in self.state.tunnels.values() {
+            self.adjacencies.hold_way(way(tunnel));
         }
-        unknown
+        let ways = desired.tunnels.values().map(way);
+        ways.filter(|way| self.adjacencies.hold_way(*way)).collect()
     }
 
     /// Goes from the running state to `desired`, make before break.
@@ -88,7 +86,7 @@ impl Live {
                 anyhow::Error::from(error)
             );
         }
-        self.forget_unannounced(now);
+        self.adjacencies.release_ways(now);
         // From here on ids of ports may come to mean others.
         self.inherited.clear();
         result
@@ -251,7 +249,8 @@ impl Live {
 
     fn set_tunnel(&mut self, id: TunnelId, tunnel: &Tunnel, now: Instant) -> Result<()> {
         self.adjacencies.insert_tunnel(id, way(tunnel), now);
-        // Entries that it may need now are written before it.
+        // Entries that it may need now are written before it, and it goes to its new ends and next hop at once.
+        self.state.apply(&Change::SetTunnel(id, tunnel.clone()));
         self.write_adjacencies()?;
         let adjacency = self.adjacencies.status(id).id;
         self.plane.maps.set_tunnel(id, tunnel.entry(adjacency))
@@ -393,16 +392,6 @@ impl Live {
         let next_hop = id.map(|id| Packed::new(Target::Neighbour(id)));
         let change = dataplane::route(prefix, next_hop);
         self.plane.update_routes(network, &[change])
-    }
-
-    /// Forgets tunnels that were announced and do not run.
-    fn forget_unannounced(&mut self, now: Instant) {
-        for id in self.adjacencies.tunnels() {
-            match self.state.tunnels.get(&id) {
-                Some(tunnel) => drop(self.adjacencies.insert_tunnel(id, way(tunnel), now)),
-                None => self.adjacencies.remove_tunnel(id, now),
-            }
-        }
     }
 }
 

@@ -298,16 +298,12 @@ impl Gateway {
     }
 
     async fn go_to(&mut self, desired: &Desired) -> Result<(), Error> {
-        let unknown = self.live.announce(desired, Instant::now());
+        let unknown = self.live.announce(desired);
         self.open_underlays(&desired.interfaces);
         self.look_up(unknown).await;
         let result = self.live.transition(desired, Instant::now());
         let interfaces = self.live.state.interfaces.clone();
         self.open_underlays(&interfaces);
-        // Taking steps back brings ways up again that had been forgotten.
-        if result.is_err() {
-            self.look_up(self.live.adjacencies.ways_without_hop()).await;
-        }
         self.write_adjacencies();
         result
     }
