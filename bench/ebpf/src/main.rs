@@ -87,7 +87,7 @@ fn generate(context: &XdpContext) -> Option<()> {
 #[inline(always)]
 fn count_made(progress: &mut Progress) -> u64 {
     let number = progress.made;
-    if number % SECTION == 0 {
+    if number.is_multiple_of(SECTION) {
         // SAFETY: the helper takes nothing and reads a clock.
         progress.section = unsafe { bpf_ktime_get_ns() };
         if number == 0 {
