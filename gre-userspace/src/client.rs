@@ -15,6 +15,7 @@ use tokio::net::UnixStream;
 
 use crate::api::{APPLY, DETACH, PLAN, Resource};
 use crate::failure::{ExitCode, Failure};
+use crate::instance::Instance;
 use crate::request::Document;
 
 /// A connection to a daemon.
@@ -29,8 +30,9 @@ pub struct Client {
 pub enum ConnectError {
     /// No daemon runs under this name.
     #[error(
-        "no gregw daemon listens on {}: start one with `gregw run -c FILE`, or name another with --instance",
-        socket.display()
+        "no gregw daemon listens on {}: start one with `gregw{} run -c FILE`, or name another with --instance",
+        socket.display(),
+        instance_option(socket)
     )]
     NobodyListens {
         /// Where one was looked for.
@@ -154,6 +156,14 @@ impl ConnectError {
             socket: socket.to_owned(),
             source: Box::new(error),
         }
+    }
+}
+
+/// What the command line takes to mean the instance of this socket.
+fn instance_option(socket: &Path) -> String {
+    match socket.file_stem().and_then(|name| name.to_str()) {
+        None | Some(Instance::DEFAULT) => String::new(),
+        Some(name) => format!(" --instance {name}"),
     }
 }
 

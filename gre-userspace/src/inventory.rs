@@ -3,13 +3,13 @@
 //! Read-only. Objects come from the configuration, so that one that has no entry now (its device is missing) is shown
 //! too; counters are read from the maps for each question.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use gre_common::counters::{Direction, Owner, Stats};
-use gre_common::id::{IfIndex, NetworkId, PortId, TunnelId};
+use gre_common::id::{GreKey, IfIndex, NetworkId, PortId, TunnelId};
 use gre_common::verdict::DropReason;
 
-use crate::config::{self, Name, Spanned};
+use crate::config::{self, Config, Name, Spanned};
 use crate::gateway::Gateway;
 use crate::peering::States;
 use crate::plan::{self, Change, Desired, diff};
@@ -36,19 +36,21 @@ impl Gateway {
 
     /// As [`crate::request::Request::Tunnels`].
     pub(crate) fn tunnels(&self, drops: &Drops) -> Vec<Tunnel> {
+        let tenants = Tenants::new(&self.config);
         let tunnels = self.config.tunnels.iter();
-        let mut tunnels: Vec<_> = tunnels.map(|tunnel| self.tunnel(tunnel, drops)).collect();
+        let mut tunnels: Vec<_> = tunnels
+            .map(|tunnel| self.tunnel(tunnel, &tenants, drops))
+            .collect();
         tunnels.sort_by(|a, b| a.name.cmp(&b.name));
         tunnels
     }
 
     /// As [`crate::request::Request::Networks`].
     pub(crate) fn networks(&self) -> Vec<Network> {
-        let mut networks: Vec<_> = self
-            .config
-            .networks
-            .iter()
-            .map(|network| self.network(network))
+        let members = Members::by_network(&self.config);
+        let networks = self.config.networks.iter();
+        let mut networks: Vec<_> = networks
+            .map(|network| self.network(network, &members))
             .collect();
         networks.sort_by(|a, b| a.name.cmp(&b.name));
         networks
@@ -56,16 +58,20 @@ impl Gateway {
 
     /// As [`crate::request::Request::Ports`].
     pub(crate) fn ports(&self, drops: &Drops) -> Vec<Port> {
+        let tenants = Tenants::new(&self.config);
         let ports = self.config.ports.iter();
-        let mut ports: Vec<_> = ports.map(|port| self.port(port, drops)).collect();
+        let mut ports: Vec<_> = ports.map(|port| self.port(port, &tenants, drops)).collect();
         ports.sort_by(|a, b| a.name.cmp(&b.name));
         ports
     }
 
     /// As [`crate::request::Request::Peerings`].
     pub(crate) fn peerings(&self) -> Vec<Peering> {
+        let tenants = Tenants::new(&self.config);
         let peerings = self.config.peerings.iter();
-        let mut peerings: Vec<_> = peerings.map(|peering| self.peering(peering)).collect();
+        let mut peerings: Vec<_> = peerings
+            .map(|peering| self.peering(peering, &tenants))
+            .collect();
         peerings.sort_by(|a, b| (&a.network, &a.remote).cmp(&(&b.network, &b.remote)));
         peerings
     }
@@ -121,25 +127,26 @@ impl Gateway {
 
     /// As [`crate::request::Request::Drops`].
     pub(crate) fn drops(&self, drops: &Drops) -> Vec<DropCounter> {
+        let owners = self.owners();
+        let tenants = Tenants::new(&self.config);
         let mut counters: Vec<_> = drops
             .0
             .iter()
-            .filter_map(|(owner, counts)| Some((self.owner(*owner)?, counts)))
+            .filter_map(|(owner, counts)| Some((owners.get(owner)?, counts)))
             .flat_map(|((kind, name, network), counts)| {
-                counts.iter().map(move |((direction, reason), packets)| {
-                    let network =
-                        network.map(|network| (network.name.clone(), network.tenant.clone()));
-                    DropCounter {
-                        owner: kind,
-                        name: name.clone(),
-                        network: network.as_ref().map(|(name, _)| name.to_string()),
-                        tenant: network.as_ref().map(|(_, tenant)| tenant.to_string()),
+                let tenant = network.map(|network| tenants.of(network));
+                counts
+                    .iter()
+                    .map(move |((direction, reason), packets)| DropCounter {
+                        owner: *kind,
+                        name: (*name).to_owned(),
+                        network: network.map(Name::to_string),
+                        tenant: tenant.clone(),
                         direction: (*direction).into(),
                         reason: reason.name().into(),
                         packets: *packets,
                         explanation: reason.explanation().into(),
-                    }
-                })
+                    })
             })
             .collect();
         counters.sort_by(|a, b| {
@@ -241,7 +248,7 @@ impl Gateway {
         })
     }
 
-    fn tunnel(&self, tunnel: &config::Tunnel, drops: &Drops) -> Tunnel {
+    fn tunnel(&self, tunnel: &config::Tunnel, tenants: &Tenants<'_>, drops: &Drops) -> Tunnel {
         let (network, name) = (tunnel.network.get_ref(), tunnel.name.get_ref());
         let id = self.ids.tunnel(network, name);
         let planned = id.and_then(|id| self.live.state.tunnels.get(&id));
@@ -254,7 +261,7 @@ impl Gateway {
         let (rx, tx, drops) = self.traffic(id.map(Owner::Tunnel), drops);
         Tunnel {
             name: name.to_string(),
-            tenant: self.tenant_of(network),
+            tenant: tenants.of(network),
             network: network.to_string(),
             local: *tunnel.local.get_ref(),
             remote: *tunnel.remote.get_ref(),
@@ -273,9 +280,9 @@ impl Gateway {
         }
     }
 
-    fn network(&self, network: &config::Network) -> Network {
+    fn network(&self, network: &config::Network, members: &HashMap<&Name, Members>) -> Network {
         let name = network.name.get_ref();
-        let config = &self.config;
+        let members = members.get(name).copied().unwrap_or_default();
         let id = self.ids.network(name);
         Network {
             name: name.to_string(),
@@ -285,16 +292,14 @@ impl Gateway {
                 .iter()
                 .map(|prefix| *prefix.get_ref())
                 .collect(),
-            ports: count(&config.ports, |port| port.network.get_ref() == name),
-            tunnels: count(&config.tunnels, |tunnel| tunnel.network.get_ref() == name),
-            peerings: count(&config.peerings, |peering| {
-                peering.network.get_ref() == name
-            }),
+            ports: members.ports,
+            tunnels: members.tunnels,
+            peerings: members.peerings,
             routes: id.map_or(0, |id| self.live.state.routes_of(id).count()),
         }
     }
 
-    fn port(&self, port: &config::Port, drops: &Drops) -> Port {
+    fn port(&self, port: &config::Port, tenants: &Tenants<'_>, drops: &Drops) -> Port {
         let (network, name) = (port.network.get_ref(), port.name.get_ref());
         let id = self.ids.port(network, name);
         let planned = id.and_then(|id| self.live.state.ports.get(&id));
@@ -302,7 +307,7 @@ impl Gateway {
         let (rx, tx, drops) = self.traffic(id.map(Owner::Port), drops);
         Port {
             name: name.to_string(),
-            tenant: self.tenant_of(network),
+            tenant: tenants.of(network),
             network: network.to_string(),
             device: port.device.get_ref().to_string(),
             vlan: port.vlan.as_ref().map(|vlan| vlan.get_ref().0),
@@ -316,7 +321,7 @@ impl Gateway {
         }
     }
 
-    fn peering(&self, peering: &config::Peering) -> Peering {
+    fn peering(&self, peering: &config::Peering, tenants: &Tenants<'_>) -> Peering {
         let (network, remote) = (peering.network.get_ref(), peering.remote.get_ref());
         let state = self
             .peerings
@@ -333,7 +338,7 @@ impl Gateway {
         };
         Peering {
             network: network.to_string(),
-            tenant: self.tenant_of(network),
+            tenant: tenants.of(network),
             remote: remote.to_string(),
             state,
             remote_state: self.peerings.get(remote, network),
@@ -405,33 +410,71 @@ impl Gateway {
         (rx, tx, by_reason)
     }
 
-    /// Kind, name and network; `None` for what does not run any more.
-    fn owner(&self, owner: Owner) -> Option<(OwnerKind, String, Option<&plan::Network>)> {
-        let state = &self.live.state;
-        Some(match owner {
-            Owner::Underlay(index) => {
-                let link = self.links.get(&index)?;
-                (OwnerKind::Device, link.name.clone(), None)
-            }
-            Owner::Port(id) => {
-                let port = state.ports.get(&id)?;
-                let network = state.networks.get(&port.network);
-                (OwnerKind::Port, port.name.to_string(), network)
-            }
-            Owner::Tunnel(id) => {
-                let tunnel = state.tunnels.get(&id)?;
-                let network = state.networks.get(&tunnel.network);
-                (OwnerKind::Tunnel, tunnel.name.to_string(), network)
-            }
-        })
+    /// Kind, name and network of what counters are charged to. What is configured is named even if it does not run.
+    fn owners(&self) -> HashMap<Owner, (OwnerKind, &str, Option<&Name>)> {
+        let devices = self.links.iter().map(|(index, link)| {
+            let owner = (OwnerKind::Device, link.name.as_str(), None);
+            (Owner::Underlay(*index), owner)
+        });
+        let ports = self.config.ports.iter().filter_map(|port| {
+            let (network, name) = (port.network.get_ref(), port.name.get_ref());
+            let id = self.ids.port(network, name)?;
+            let owner = (OwnerKind::Port, name.as_str(), Some(network));
+            Some((Owner::Port(id), owner))
+        });
+        let tunnels = self.config.tunnels.iter().filter_map(|tunnel| {
+            let (network, name) = (tunnel.network.get_ref(), tunnel.name.get_ref());
+            let id = self.ids.tunnel(network, name)?;
+            let owner = (OwnerKind::Tunnel, name.as_str(), Some(network));
+            Some((Owner::Tunnel(id), owner))
+        });
+        devices.chain(ports).chain(tunnels).collect()
+    }
+}
+
+/// The customers of networks, by the networks' names.
+struct Tenants<'c>(HashMap<&'c Name, &'c Name>);
+
+impl<'c> Tenants<'c> {
+    fn new(config: &'c Config) -> Self {
+        let networks = config.networks.iter();
+        Self(
+            networks
+                .map(|network| (network.name.get_ref(), network.tenant.get_ref()))
+                .collect(),
+        )
     }
 
-    fn tenant_of(&self, network: &Name) -> String {
-        let mut networks = self.config.networks.iter();
-        networks
-            .find(|candidate| candidate.name.get_ref() == network)
-            .map(|network| network.tenant.get_ref().to_string())
+    fn of(&self, network: &Name) -> String {
+        self.0
+            .get(network)
+            .map(ToString::to_string)
             .unwrap_or_default()
+    }
+}
+
+/// How many of each belong to a network.
+#[derive(Clone, Copy, Default)]
+struct Members {
+    ports: usize,
+    tunnels: usize,
+    peerings: usize,
+}
+
+impl Members {
+    fn by_network(config: &Config) -> HashMap<&Name, Self> {
+        let mut members: HashMap<&Name, Self> = HashMap::new();
+        for port in &config.ports {
+            members.entry(port.network.get_ref()).or_default().ports += 1;
+        }
+        for tunnel in &config.tunnels {
+            members.entry(tunnel.network.get_ref()).or_default().tunnels += 1;
+        }
+        for peering in &config.peerings {
+            let network = members.entry(peering.network.get_ref()).or_default();
+            network.peerings += 1;
+        }
+        members
     }
 }
 
@@ -466,7 +509,10 @@ fn describe_step(current: &Desired, desired: &Desired, change: &Change) -> Optio
             made(current.tunnels.contains_key(id)),
             "tunnel",
             tunnel.name.to_string(),
-            format!("{} to {}, MTU {}", tunnel.local, tunnel.remote, tunnel.mtu),
+            match current.tunnels.get(id) {
+                None => format!("{} to {}, MTU {}", tunnel.local, tunnel.remote, tunnel.mtu),
+                Some(old) => tunnel_differences(old, tunnel),
+            },
         ),
         Change::RemoveTunnel(id) => (
             Action::Remove,
@@ -516,6 +562,43 @@ fn describe_step(current: &Desired, desired: &Desired, change: &Change) -> Optio
         name,
         detail,
     })
+}
+
+/// What of a tunnel changes, from what to what.
+fn tunnel_differences(old: &plan::Tunnel, new: &plan::Tunnel) -> String {
+    let values = |tunnel: &plan::Tunnel| {
+        let key = |key: Option<GreKey>| key.map_or("none".to_owned(), |key| key.0.to_string());
+        let keys = |keys: config::Keys| match (key(keys.receive), key(keys.transmit)) {
+            (receive, transmit) if receive == transmit => receive,
+            (receive, transmit) => format!("{receive} received, {transmit} sent"),
+        };
+        let switch = |on: bool| if on { "on" } else { "off" }.to_owned();
+        let (ttl, tos) = (
+            match tunnel.ttl {
+                config::Ttl::Fixed(ttl) => ttl.to_string(),
+                config::Ttl::Inherit => "inherit".to_owned(),
+            },
+            match tunnel.tos {
+                config::Tos::Fixed(tos) => tos.to_string(),
+                config::Tos::Inherit => "inherit".to_owned(),
+            },
+        );
+        [
+            ("local", tunnel.local.to_string()),
+            ("remote", tunnel.remote.to_string()),
+            ("key", keys(tunnel.keys)),
+            ("checksum", switch(tunnel.checksum)),
+            ("sequence", switch(tunnel.sequence)),
+            ("MTU", tunnel.mtu.to_string()),
+            ("TTL", ttl),
+            ("TOS", tos),
+        ]
+    };
+    let differences: Vec<_> = std::iter::zip(values(old), values(new))
+        .filter(|(old, new)| old != new)
+        .map(|((what, old), (_, new))| format!("{what} {old} -> {new}"))
+        .collect();
+    differences.join(", ")
 }
 
 fn describe_peerings(old: &States, new: &States) -> Vec<report::Change> {
@@ -592,10 +675,6 @@ fn tunnel_name(state: &Desired, id: TunnelId) -> String {
         .unwrap_or_default()
 }
 
-fn count<T>(list: &[T], condition: impl Fn(&T) -> bool) -> usize {
-    list.iter().filter(|item| condition(item)).count()
-}
-
 fn up(condition: bool) -> State {
     if condition { State::Up } else { State::Down }
 }
@@ -605,5 +684,49 @@ fn resolution(known: bool) -> Resolution {
         Resolution::Resolved
     } else {
         Resolution::Unresolved
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Keys, Tos, Ttl};
+
+    #[test]
+    fn a_changed_tunnel_tells_what_was_and_what_will_be() {
+        let old = plan::Tunnel {
+            name: Name::new("t").expect("valid"),
+            network: NetworkId(0),
+            local: [203, 0, 113, 1].into(),
+            remote: [203, 0, 113, 7].into(),
+            keys: Keys {
+                receive: Some(GreKey(1001)),
+                transmit: Some(GreKey(1001)),
+            },
+            checksum: false,
+            sequence: false,
+            mtu: 1472,
+            ttl: Ttl::Fixed(64),
+            tos: Tos::Inherit,
+        };
+        let mut new = old.clone();
+        new.mtu = 1380;
+        assert_eq!(tunnel_differences(&old, &new), "MTU 1472 -> 1380");
+        new.keys = Keys {
+            receive: Some(GreKey(1002)),
+            transmit: Some(GreKey(1002)),
+        };
+        new.mtu = old.mtu;
+        new.ttl = Ttl::Inherit;
+        assert_eq!(
+            tunnel_differences(&old, &new),
+            "key 1001 -> 1002, TTL 64 -> inherit"
+        );
+        new.ttl = old.ttl;
+        new.keys.transmit = None;
+        assert_eq!(
+            tunnel_differences(&old, &new),
+            "key 1001 -> 1002 received, none sent"
+        );
     }
 }

@@ -68,7 +68,13 @@ fn without_a_daemon_show_plan_and_apply_exit_with_1_and_name_the_socket() {
         assert_eq!(outcome.out, "", "{arguments:?}");
         let socket = "/run/gregw/cli-test-that-nobody-runs.sock";
         assert!(outcome.err.contains(socket), "{}", outcome.err);
-        assert!(outcome.err.contains("gregw run -c"), "{}", outcome.err);
+        assert!(
+            outcome
+                .err
+                .contains("gregw --instance cli-test-that-nobody-runs run -c"),
+            "{}",
+            outcome.err
+        );
     }
 }
 
