@@ -230,6 +230,11 @@ fn n4_machines_are_learnt_from_arp() {
             ipv4(host(to::HOME, 77, false)),
         ),
         ("the gateway's own address", new, gateway_address),
+        (
+            "the gateway's own MAC",
+            example::ACCESS_MAC.0,
+            ipv4(host(to::HOME, 77, false)),
+        ),
     ] {
         let request = arp(
             (mac, BROADCAST),
@@ -412,10 +417,19 @@ fn n4_other_packets_for_the_gateways_address_drop_for_their_own_reason() {
         let request = packet::echo_request(machine, own, 7, 8, b"");
         let mut code = request.clone();
         code[if is_v6 { 41 } else { 21 }] = 1;
+        let mut short = request.clone();
+        short.pop();
+        if is_v6 {
+            short[5] -= 1;
+        } else {
+            short[3] -= 1;
+            frames::correct_header_checksum(&mut short);
+        }
         let packets = [
             ("UDP", udp(machine, own)),
             ("an echo reply", echo_reply(machine, own, 1, 1, b"")),
             ("an echo request with a code", code),
+            ("an echo request without all of its header", short),
         ];
         for (name, packet) in packets {
             gateway
