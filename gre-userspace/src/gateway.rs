@@ -37,9 +37,10 @@ const LIMITS: Limits = Limits {
     interfaces: limits::INTERFACES,
     devices: limits::DEVICES,
     endpoints: limits::ENDPOINTS,
-    networks: limits::NETWORKS,
-    ports: limits::PORTS,
-    tunnels: limits::TUNNELS,
+    // Object 0 is nobody's.
+    networks: limits::NETWORKS - 1,
+    ports: limits::PORTS - 1,
+    tunnels: limits::TUNNELS - 1,
 };
 
 /// A running gateway.

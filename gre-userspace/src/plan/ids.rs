@@ -91,7 +91,7 @@ impl Pool {
         self.used.get(name).copied()
     }
 
-    /// Gives each of `names` an id below `limit` as far as they reach. What is freed now is not given out now: the data
+    /// Gives each of `names` an id from 1 to `limit` as far as they reach. What is freed now is not given out now: the data
     /// plane still holds the entry while the new one is written.
     fn assign(&mut self, names: BTreeSet<String>, limit: usize) {
         let gone: Vec<String> = self
@@ -114,11 +114,11 @@ impl Pool {
 
     /// An id that was never used, else the one freed longest ago.
     fn unused(&mut self, limit: usize) -> Option<u32> {
-        if (self.fresh as usize) < limit {
+        if self.fresh as usize <= limit {
             self.fresh += 1;
             return Some(self.fresh - 1);
         }
-        let usable = self.freed.iter().position(|id| (*id as usize) < limit)?;
+        let usable = self.freed.iter().position(|id| *id as usize <= limit)?;
         self.freed.remove(usable)
     }
 }
@@ -136,7 +136,7 @@ mod tests {
     fn freed_ids_wait_until_no_fresh_one_is_left() {
         let mut pool = Pool::default();
         let mut assign = |names: &[&str]| {
-            pool.assign(names.iter().map(|name| (*name).to_owned()).collect(), 5);
+            pool.assign(names.iter().map(|name| (*name).to_owned()).collect(), 4);
             names.iter().map(|name| pool.get(name)).collect::<Vec<_>>()
         };
         assert_eq!(assign(&["a", "b"]), [Some(1), Some(2)]);
@@ -153,10 +153,10 @@ mod tests {
     #[test]
     fn an_id_freed_by_a_plan_is_not_given_out_by_the_same_plan() {
         let mut pool = Pool::default();
-        pool.assign(["a".to_owned()].into(), 2);
-        pool.assign(["b".to_owned()].into(), 2);
+        pool.assign(["a".to_owned()].into(), 1);
+        pool.assign(["b".to_owned()].into(), 1);
         assert_eq!(pool.get("b"), None);
-        pool.assign(["b".to_owned()].into(), 2);
+        pool.assign(["b".to_owned()].into(), 1);
         assert_eq!(pool.get("b"), Some(1));
     }
 }
