@@ -18,6 +18,7 @@ use gre_userspace::fib::Change;
 use gre_userspace::instance::Instance;
 use gre_userspace::plan;
 use ipnet::Ipv4Net;
+use tokio::runtime::{Builder, Runtime};
 
 use crate::bed::{Bed, Device, MTU};
 use crate::frame::Outer;
@@ -27,8 +28,9 @@ use crate::scale::{GATEWAY_ADDRESS, LOCAL, MACHINE, SUBNET_LENGTH, Scale};
 pub(crate) struct Gateway {
     plane: DataPlane,
     scale: Scale,
-    // The program writes to them; nothing here reads them.
+    // The program writes to them; nothing here reads them. They end before the event loop that they are on.
     _streams: Streams,
+    _event_loop: Runtime,
 }
 
 /// What the gateway counted, over all tunnels and ports.
@@ -75,12 +77,19 @@ impl Gateway {
     /// thread is in.
     pub(crate) fn new(bed: &Bed, scale: Scale) -> Result<Self> {
         let instance: Instance = "bench".parse()?;
+        let event_loop = Builder::new_current_thread()
+            .enable_io()
+            .build()
+            .context("cannot start an event loop")?;
+        let entered = event_loop.enter();
         let (plane, streams, _) =
             DataPlane::load(&instance, &[], false).context("cannot load the data plane")?;
+        drop(entered);
         let mut gateway = Self {
             plane,
             scale,
             _streams: streams,
+            _event_loop: event_loop,
         };
         gateway
             .fill(bed)
