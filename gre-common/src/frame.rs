@@ -24,8 +24,18 @@ pub struct NoRoom;
 
 /// One received Ethernet frame, beginning with its destination address.
 pub trait Frame {
-    /// Length of the frame in bytes.
+    /// Length of the frame in bytes. In the kernel this may take a call: ask [`Frame::reaches`] and [`Frame::ends_at`].
     fn length(&self) -> usize;
+
+    /// Whether the frame has at least `end` bytes.
+    fn reaches(&self, end: usize) -> bool {
+        end <= self.length()
+    }
+
+    /// Whether the frame has exactly `end` bytes.
+    fn ends_at(&self, end: usize) -> bool {
+        end == self.length()
+    }
 
     /// Copies the header at `offset` out of the frame.
     fn read<H: Wire>(&self, offset: usize) -> Result<H, Truncated>;

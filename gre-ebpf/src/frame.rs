@@ -20,7 +20,8 @@ use crate::maps::SCRATCH;
 /// A frame in the memory of a driver.
 pub(crate) struct XdpFrame {
     context: *mut xdp_md,
-    length: usize,
+    /// Bytes in the first buffer: all of a frame that is not in fragments.
+    first: usize,
 }
 
 /// Bytes that are summed at once: older kernels give the helper no more.
@@ -37,10 +38,10 @@ pub(crate) struct Scratch([u8; CHUNK as usize + 8]);
 impl XdpFrame {
     #[inline(always)]
     pub(crate) fn new(context: &XdpContext) -> Self {
-        let context = context.ctx;
-        // SAFETY: the context is the one that the program was called with.
-        let length = unsafe { bpf_xdp_get_buff_len(context) } as usize;
-        Self { context, length }
+        Self {
+            context: context.ctx,
+            first: context.data_end() - context.data(),
+        }
     }
 
     /// The address of an `H` at `offset`, if it lies in the frame's first buffer.
@@ -63,7 +64,20 @@ impl XdpFrame {
 impl Frame for XdpFrame {
     #[inline(always)]
     fn length(&self) -> usize {
-        self.length
+        // SAFETY: the context is the program's own.
+        unsafe { bpf_xdp_get_buff_len(self.context) as usize }
+    }
+
+    #[inline(always)]
+    fn reaches(&self, end: usize) -> bool {
+        end <= self.first || end <= self.length()
+    }
+
+    /// Where the first buffer ends there, fragments may follow. They hold nothing of the packet, and may stay: the length
+    /// in the packet's outermost header leaves them out.
+    #[inline(always)]
+    fn ends_at(&self, end: usize) -> bool {
+        end == self.first || end == self.length()
     }
 
     #[inline(always)]
@@ -97,18 +111,19 @@ impl Frame for XdpFrame {
         if unsafe { bpf_xdp_adjust_head(self.context, delta) } != 0 {
             return Err(NoRoom);
         }
-        self.length = self.length.wrapping_add_signed(-delta as isize);
+        self.first = self.first.wrapping_add_signed(-delta as isize);
         Ok(())
     }
 
     #[inline(always)]
     fn set_length(&mut self, length: usize) -> Result<(), NoRoom> {
-        let delta = length as i32 - self.length as i32;
+        let delta = length as i32 - self.length() as i32;
         // SAFETY: the context is the program's own.
         if unsafe { bpf_xdp_adjust_tail(self.context, delta) } != 0 {
             return Err(NoRoom);
         }
-        self.length = length;
+        let context = XdpContext::new(self.context);
+        self.first = context.data_end() - context.data();
         Ok(())
     }
 }

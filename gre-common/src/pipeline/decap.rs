@@ -89,6 +89,7 @@ fn combined(outer: u8, inner: u8) -> Result<u8, DropReason> {
     }
 }
 
+#[inline(always)]
 fn set_tos<F: Frame>(frame: &mut F, inner: &mut Inner, tos: u8) -> Result<(), DropReason> {
     match inner.destination.family() {
         Family::V4 => {

@@ -99,7 +99,7 @@ fn check_outer<F: Frame>(frame: &F, outer: &Outer) -> Result<(), DropReason> {
             return Err(DropReason::OuterChecksum);
         }
     }
-    if outer.end > frame.length() {
+    if !frame.reaches(outer.end) {
         return Err(DropReason::Truncated);
     }
     if outer.end < outer.gre {

@@ -38,7 +38,10 @@ pub(super) fn forward<F: Frame, T: Tables>(
     let mut target = find(tables, network, &inner.destination, from_tunnel)?;
     let mut originated = false;
     if let Target::Local(_) = target {
-        echo::reply(frame, &mut inner)?;
+        // A copy out of line: what a function takes by reference lives in memory on every other way too.
+        let mut request = inner;
+        echo::reply(frame, &mut request)?;
+        inner = request;
         originated = true;
         // By the rules of whoever asked, whose word alone says where the reply goes.
         target = find(tables, network, &inner.destination, from_tunnel)?;
@@ -72,7 +75,7 @@ pub(super) fn forward<F: Frame, T: Tables>(
 #[inline(always)]
 pub(super) fn reframe<F: Frame>(frame: &mut F, inner: &Inner, header: usize) -> Result<(), NoRoom> {
     let end = inner.offset + inner.length;
-    if frame.length() != end {
+    if !frame.ends_at(end) {
         frame.set_length(end)?;
     }
     if inner.offset != header {
@@ -111,7 +114,7 @@ fn find<T: Tables>(
     if from_tunnel {
         return Err(DropReason::PeeringTransit);
     }
-    match route_of_peer(tables, peer, destination)
+    match route_of_peer(tables, peer, *destination)
         .target()
         .ok_or(DropReason::NoRoute)?
     {
@@ -122,8 +125,8 @@ fn find<T: Tables>(
 
 /// Kept out of line: most packets need one look-up.
 #[inline(never)]
-fn route_of_peer<T: Tables>(tables: &T, peer: NetworkId, destination: &Address) -> NextHop {
-    tables.route(peer, destination)
+fn route_of_peer<T: Tables>(tables: &T, peer: NetworkId, destination: Address) -> NextHop {
+    tables.route(peer, &destination)
 }
 
 #[inline(always)]

@@ -185,8 +185,8 @@ fn from_port<F: Frame, T: Tables>(
     let network = port.network;
     ledger.owner = Owner::Port(id);
     let inner = parse::from_machine(frame, &link);
-    let received = frame.length() - link.length;
-    ledger.bytes = inner.map_or(received, |inner| inner.length) as u32;
+    let bytes = inner.map_or_else(|_| frame.length() - link.length, |inner| inner.length);
+    ledger.bytes = bytes as u32;
     tables.count(ledger.owner, Direction::Receive, ledger.bytes);
     forward::forward(frame, tables, Ingress::Port(network), inner?, ledger)
 }

@@ -240,7 +240,7 @@ pub(super) fn from_machine<F: Frame>(frame: &F, link: &Link) -> Result<Inner, Dr
         EtherType::IPV4 => inner_v4(frame, link.length)?,
         _ => inner_v6(frame, link.length)?,
     };
-    if inner.offset + inner.length > frame.length() {
+    if !frame.reaches(inner.offset + inner.length) {
         return Err(DropReason::Truncated);
     }
     Ok(inner)
