@@ -6,8 +6,8 @@
 /// Bytes of a frame that are written anew for each packet, and that are judged where it arrives. Everything that a
 /// gateway reads or changes of a 64-byte packet in a keyed GRE tunnel over IPv4 lies in there.
 pub const HEAD_LENGTH: usize = 64;
-/// Heads that the generator has room for.
-pub const HEADS: usize = 1 << 19;
+/// Heads that the generator has room for: seven cases with 2¹⁷ each.
+pub const HEADS: usize = 1 << 20;
 
 /// The first [`HEAD_LENGTH`] bytes of a frame, as words in memory order.
 pub type Head = [u64; HEAD_LENGTH / 8];
