@@ -86,7 +86,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Fails the test unless every packet that reached the last link arrived exactly once, at no less than three quarters
+    /// Fails the test unless every packet that reached the last link arrived exactly once, at no less than two fifths
     /// of `rate`. A busy machine may cost a few at that link, and some of the rate.
     ///
     /// # Panics
