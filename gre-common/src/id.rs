@@ -155,6 +155,17 @@ pub struct Address {
     family: Family,
 }
 
+impl Family {
+    /// What a frame that carries a packet of this family says in its type field.
+    #[inline(always)]
+    pub const fn ether_type(self) -> EtherType {
+        match self {
+            Self::V4 => EtherType::IPV4,
+            Self::V6 => EtherType::IPV6,
+        }
+    }
+}
+
 impl Address {
     /// An IPv4 address.
     #[inline(always)]

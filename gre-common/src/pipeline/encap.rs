@@ -201,15 +201,11 @@ fn write_gre<F: Frame>(
     sequence: u32,
     offset: usize,
 ) -> Result<(), DropReason> {
-    let protocol = match inner.destination.family() {
-        Family::V4 => EtherType::IPV4,
-        Family::V6 => EtherType::IPV6,
-    };
     let header = GreHeader::new(
         flags.contains(TunnelFlags::CHECKSUM),
         flags.contains(TunnelFlags::KEY),
         flags.contains(TunnelFlags::SEQUENCE),
-        protocol,
+        inner.destination.family().ether_type(),
     );
     frame.write(offset, header)?;
     if flags.contains(TunnelFlags::CHECKSUM) {

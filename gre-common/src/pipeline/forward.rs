@@ -180,10 +180,7 @@ fn to_port<F: Frame, T: Tables>(
     if inner.length > port.mtu as usize {
         return Err(DropReason::ExceedsPortMtu);
     }
-    let ether_type = match inner.destination.family() {
-        Family::V4 => EtherType::IPV4,
-        Family::V6 => EtherType::IPV6,
-    };
+    let ether_type = inner.destination.family().ether_type();
     if port.vlan.0 == 0 {
         reframe(frame, inner, EthernetHeader::LENGTH)?;
         frame.write(0, EthernetHeader::new(mac, port.mac, ether_type))?;

@@ -33,8 +33,6 @@ const _: () = assert!(size_of::<VlanTag>() == VlanTag::LENGTH);
 unsafe impl Wire for EthernetHeader {}
 // SAFETY: `repr(C)` over byte arrays only.
 unsafe impl Wire for VlanTag {}
-// SAFETY: `repr(transparent)` over a byte array.
-unsafe impl Wire for MacAddress {}
 
 impl EthernetHeader {
     /// Bytes of the header.

@@ -109,7 +109,7 @@ impl fmt::Display for TestBinary {
     }
 }
 
-/// The name within a package id specification: `path+file:///work/gre-common#0.1.0` or `…/fuzz#gre-fuzz@0.1.0`.
+/// The name within a package id specification: `path+file:///…/gre-common#0.1.0` or `…/fuzz#gre-fuzz@0.1.0`.
 fn package_name(id: &str) -> &str {
     let (url, fragment) = id.split_once('#').unwrap_or((id, ""));
     match fragment.split_once('@') {
