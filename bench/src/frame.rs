@@ -4,12 +4,10 @@
 
 use std::net::Ipv4Addr;
 
+use crate::bed::Mac;
 use etherparse::{
     EtherType, Ethernet2Header, IpNumber, Ipv4Header, SingleVlanHeader, UdpHeader, VlanId,
 };
-use gre_bench_ebpf::{Expectation, HEAD_LENGTH, Head};
-
-use crate::bed::Mac;
 
 /// Bytes of an Ethernet frame with the inner packet in it, without frame check sequence.
 pub(crate) const FRAME_LENGTH: usize = 64;
@@ -18,9 +16,6 @@ const PAYLOAD_LENGTH: usize =
     FRAME_LENGTH - Ethernet2Header::LEN - Ipv4Header::MIN_LEN - UdpHeader::LEN;
 const TTL: u8 = 64;
 const GRE_KEY: [u8; 4] = [0x20, 0, 0x08, 0];
-
-/// The bytes from `from` on, as many as `length`.
-pub(crate) type Field = (usize, usize);
 
 /// The inner packet.
 #[derive(Clone, Copy, Debug)]
@@ -115,35 +110,6 @@ pub(crate) fn vxlan(link: Link, source: Ipv4Addr, destination: Ipv4Addr, inner: 
             inner,
         ],
     )
-}
-
-/// The first bytes of a frame, as the generator writes them.
-pub(crate) fn head(frame: &[u8]) -> Head {
-    let mut head = Head::default();
-    for (word, bytes) in head.iter_mut().zip(frame[..HEAD_LENGTH].as_chunks().0) {
-        *word = u64::from_ne_bytes(*bytes);
-    }
-    head
-}
-
-/// What the sink shall see: one of `frames`, with any content in the fields `free`. Bits in which the frames differ are
-/// not judged. They are of one length.
-pub(crate) fn expect(frames: &[Vec<u8>], free: &[Field]) -> Expectation {
-    let mut fixed = [0xff; HEAD_LENGTH];
-    for (start, length) in free {
-        fixed[*start..start + length].fill(0);
-    }
-    let (mut mask, first) = (head(&fixed), head(&frames[0]));
-    for frame in frames {
-        for (mask, (word, first)) in mask.iter_mut().zip(head(frame).iter().zip(first)) {
-            *mask &= !(word ^ first);
-        }
-    }
-    Expectation {
-        length: frames[0].len() as u64,
-        mask,
-        value: std::array::from_fn(|word| first[word] & mask[word]),
-    }
 }
 
 fn inner_packet(inner: Inner) -> Vec<u8> {

@@ -212,7 +212,7 @@ impl Gateway {
         Ok(())
     }
 
-    /// Tunnels share their numbers with the next hops to their remotes.
+    /// Tunnels to one remote share a next hop.
     fn fill_tunnel(&mut self, far: Device, near: Device, number: u32) -> Result<()> {
         let Outer {
             source,
@@ -248,8 +248,9 @@ impl Gateway {
             mtu: MTU,
         };
         let maps = &mut self.plane.maps;
-        maps.set_adjacency(AdjacencyId(number), adjacency)?;
-        maps.set_tunnel(TunnelId(number), tunnel.entry(AdjacencyId(number)))?;
+        let next_hop = AdjacencyId(Scale::remote(number));
+        maps.set_adjacency(next_hop, adjacency)?;
+        maps.set_tunnel(TunnelId(number), tunnel.entry(next_hop))?;
         let key = demux.key().context("a tunnel between two families")?;
         maps.set_demux(key, Some(TunnelId(number)))?;
         Ok(())

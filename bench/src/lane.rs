@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
-use gre_bench_ebpf::{Counts, Expectation, Head, Selection};
+use gre_bench_ebpf::{Counts, Expectation, Head};
 use serde::Serialize;
 
 use crate::bed::{Bed, Device};
-use crate::frame;
 use crate::gateway::{Gateway, Totals};
+use crate::generator::Generator;
 use crate::kernel;
 use crate::namespace::Namespace;
 use crate::programs::Programs;
 use crate::scale::{Route, Scale};
-use crate::traffic::{Generator, Traffic};
+use crate::traffic::{Traffic, Trip};
 
 /// What frames meet between the generator and the sink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
@@ -77,8 +77,7 @@ pub(crate) struct Lane {
     pub(crate) case: Case,
     namespace: Namespace,
     feed: Device,
-    frame: Vec<u8>,
-    selection: Selection,
+    generator: Generator,
     expectation: Expectation,
     gateway: Option<Rc<Gateway>>,
     /// Frames a second that are to be expected.
@@ -106,7 +105,7 @@ impl Lane {
 
     /// Bytes of a frame that enters.
     pub(crate) const fn bytes(&self) -> usize {
-        self.frame.len()
+        self.generator.bytes()
     }
 
     /// Sends frames for about `time` and returns how many a second arrived.
@@ -115,7 +114,7 @@ impl Lane {
     /// If not nearly all arrived as they should, or gregw counted something else.
     pub(crate) fn measure(&mut self, programs: &mut Programs, time: Duration) -> Result<f64> {
         self.namespace.enter()?;
-        programs.select(self.selection, self.expectation)?;
+        programs.expect(self.expectation)?;
         if self.rate == 0.0 {
             self.rate = self.send(programs, TRIAL)?;
         }
@@ -125,10 +124,10 @@ impl Lane {
         Ok(self.rate)
     }
 
-    fn send(&self, programs: &mut Programs, repeat: u32) -> Result<f64> {
+    fn send(&mut self, programs: &Programs, repeat: u32) -> Result<f64> {
         let before = programs.counts()?;
         let gateway_before = self.totals()?;
-        let rate = programs.send(self.feed, &self.frame, repeat)?;
+        let rate = self.generator.send(self.feed, repeat)?;
         let arrived = self.arrived(before, programs.counts()?, repeat)?;
         self.check_totals(gateway_before, repeat)?;
         Ok(rate * arrived as f64 / f64::from(repeat))
@@ -192,51 +191,45 @@ impl Lane {
             (None, Rc::new(Bed::new()?))
         };
         let (left, right) = (bed.left, bed.right);
-        let generator = Generator {
+        let traffic = Traffic {
             scale,
             routes,
             left,
             right,
         };
-        let (feed, traffic) = match case {
+        let (feed, trip) = match case {
             Case::Sink => {
                 programs.attach_sink(left.near)?;
-                (left.far, generator.unchanged())
+                (left.far, traffic.unchanged())
             }
             Case::Redirect => {
                 programs.attach_redirect(left.near, right.near)?;
                 programs.attach_sink(right.far)?;
-                (left.far, generator.unchanged())
+                (left.far, traffic.unchanged())
             }
-            Case::PortToTunnel => (left.far, generator.port_to_tunnel()),
-            Case::TunnelToPort => (right.far, generator.tunnel_to_port()),
-            Case::TunnelToTunnel => (right.far, generator.tunnel_to_tunnel()),
+            Case::PortToTunnel => (left.far, traffic.port_to_tunnel()),
+            Case::TunnelToPort => (right.far, traffic.tunnel_to_port()),
+            Case::TunnelToTunnel => (right.far, traffic.tunnel_to_tunnel()),
             Case::KernelForward => {
                 kernel::forward(&bed, routes)?;
                 programs.attach_pass(left.near)?;
                 programs.attach_sink(right.far)?;
-                (left.far, generator.routed())
+                (left.far, traffic.routed())
             }
             Case::KernelVxlan => {
                 kernel::forward_into_vxlan(&bed, routes)?;
                 programs.attach_pass(left.near)?;
                 programs.attach_sink(right.far)?;
-                (left.far, generator.routed_into_vxlan())
+                (left.far, traffic.routed_into_vxlan())
             }
         };
-        let Traffic {
-            sent,
-            arriving,
-            free,
-        } = traffic;
-        let heads: Vec<Head> = sent.iter().map(|frame| frame::head(frame)).collect();
+        let Trip { sent, arriving } = trip;
         Ok(Self {
             case,
             namespace: bed.namespace.clone(),
             feed,
-            frame: sent[0].clone(),
-            selection: programs.add_heads(&heads)?,
-            expectation: frame::expect(&arriving, &free),
+            generator: Generator::load(&sent)?,
+            expectation: arriving.expectation(),
             gateway,
             rate: 0.0,
         })

@@ -9,6 +9,8 @@ mod bed;
 mod cpu;
 mod frame;
 mod gateway;
+mod generator;
+mod head;
 mod kernel;
 mod lane;
 mod namespace;

@@ -56,9 +56,9 @@ impl Scale {
     /// Checks that every network has a tunnel and a route, and that all of it finds room.
     pub(crate) fn new(tunnels: u32, networks: u32, routes: u32) -> Result<Self> {
         ensure!(
-            (1..=limits::TUNNELS.min(limits::ADJACENCIES)).contains(&(tunnels as usize)),
+            (1..=limits::TUNNELS).contains(&(tunnels as usize)),
             "the number of tunnels must be from 1 to {}",
-            limits::TUNNELS.min(limits::ADJACENCIES)
+            limits::TUNNELS
         );
         ensure!(
             (1..=limits::NETWORKS).contains(&(networks as usize)),
@@ -103,10 +103,15 @@ impl Scale {
         network + self.networks * random.random_range(0..count)
     }
 
+    /// The number of a tunnel's remote.
+    pub(crate) const fn remote(tunnel: u32) -> u32 {
+        tunnel / TUNNELS_PER_REMOTE
+    }
+
     /// What packets from a tunnel look like.
     pub(crate) fn outer(self, tunnel: u32) -> Outer {
         Outer {
-            source: Ipv4Addr::from_bits(FIRST_REMOTE.to_bits() + tunnel / TUNNELS_PER_REMOTE),
+            source: Ipv4Addr::from_bits(FIRST_REMOTE.to_bits() + Self::remote(tunnel)),
             destination: LOCAL,
             key: 1_000_000 + tunnel,
         }

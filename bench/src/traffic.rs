@@ -7,18 +7,17 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
 use crate::bed::{Cable, Mac};
-use crate::frame::{Field, Inner, Link, Outer, encapsulated, plain, vxlan};
+use crate::frame::{Inner, Link, Outer, encapsulated, plain, vxlan};
+use crate::head::{Field, Frames};
 use crate::scale::{LOCAL, MACHINE, Route, Scale};
 
-/// Frames to send and, at the same places, what must arrive for them.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Traffic {
-    /// What is sent; all of one length, and a power of two of them.
-    pub(crate) sent: Vec<Vec<u8>>,
-    /// What must arrive; all of one length.
-    pub(crate) arriving: Vec<Vec<u8>>,
-    /// What may be anything in there.
-    pub(crate) free: Vec<Field>,
+/// Frames to send and what must arrive for them.
+#[derive(Debug, Default)]
+pub(crate) struct Trip {
+    /// What is sent: a power of two of frames.
+    pub(crate) sent: Frames,
+    /// What must arrive.
+    pub(crate) arriving: Frames,
 }
 
 /// The other end of the kernel's VXLAN tunnel.
@@ -39,7 +38,7 @@ const SEED: u64 = 0x6772_6567_772d_6232;
 
 /// Makes the traffic of one bed.
 #[derive(Clone, Copy)]
-pub(crate) struct Generator<'a> {
+pub(crate) struct Traffic<'a> {
     /// The tables' size.
     pub(crate) scale: Scale,
     /// All routes of it.
@@ -50,9 +49,9 @@ pub(crate) struct Generator<'a> {
     pub(crate) right: Cable,
 }
 
-impl Generator<'_> {
+impl Traffic<'_> {
     /// Machines' packets that arrive as they were sent.
-    pub(crate) fn unchanged(self) -> Traffic {
+    pub(crate) fn unchanged(self) -> Trip {
         self.each(|_, _, host| {
             let frame = plain(inward(self.left), None, from_machine(host, 0));
             (frame.clone(), frame)
@@ -60,7 +59,7 @@ impl Generator<'_> {
     }
 
     /// Machines' packets that are routed.
-    pub(crate) fn routed(self) -> Traffic {
+    pub(crate) fn routed(self) -> Trip {
         self.each(|_, _, host| {
             (
                 plain(inward(self.left), None, from_machine(host, 0)),
@@ -70,27 +69,25 @@ impl Generator<'_> {
     }
 
     /// Machines' packets that are routed into a VXLAN tunnel.
-    pub(crate) fn routed_into_vxlan(self) -> Traffic {
+    pub(crate) fn routed_into_vxlan(self) -> Trip {
         let link = Link {
             source: VXLAN_MAC,
             destination: VXLAN_ROUTER_MAC,
         };
-        let traffic = self.each(|_, _, host| {
+        let mut trip = self.each(|_, _, host| {
             let inner = plain(link, None, from_machine(host, 1));
             (
                 plain(inward(self.left), None, from_machine(host, 0)),
                 vxlan(outward(self.right), LOCAL, VXLAN_REMOTE, &inner),
             )
         });
-        Traffic {
-            free: VXLAN_FREE.to_vec(),
-            ..traffic
-        }
+        trip.arriving.free(&VXLAN_FREE);
+        trip
     }
 
     /// Machines' packets that go into tunnels.
-    pub(crate) fn port_to_tunnel(self) -> Traffic {
-        self.each(|_, route, host| {
+    pub(crate) fn port_to_tunnel(self) -> Trip {
+        self.each_with_port(|_, route, host| {
             let vlan = self.scale.vlan(route.network);
             (
                 plain(inward(self.left), vlan, from_machine(host, 0)),
@@ -104,8 +101,8 @@ impl Generator<'_> {
     }
 
     /// Sites' packets that go to machines.
-    pub(crate) fn tunnel_to_port(self) -> Traffic {
-        self.each(|_, route, host| {
+    pub(crate) fn tunnel_to_port(self) -> Trip {
+        self.each_with_port(|_, route, host| {
             let vlan = self.scale.vlan(route.network);
             let outer = self.scale.outer(route.tunnel);
             (
@@ -116,7 +113,7 @@ impl Generator<'_> {
     }
 
     /// Sites' packets that go to other sites of the network, if it has any, else back.
-    pub(crate) fn tunnel_to_tunnel(self) -> Traffic {
+    pub(crate) fn tunnel_to_tunnel(self) -> Trip {
         self.each(|random, route, host| {
             let from = self
                 .scale
@@ -133,32 +130,41 @@ impl Generator<'_> {
         })
     }
 
-    /// One pair of frames for each route that a port leads to, in random order, again and again.
-    fn each(
+    /// One pair of frames for each route whose network has a port, in random order, again and again.
+    fn each_with_port(
         self,
-        mut frames: impl FnMut(&mut StdRng, &Route, Ipv4Addr) -> (Vec<u8>, Vec<u8>),
-    ) -> Traffic {
-        let mut random = StdRng::seed_from_u64(SEED);
+        frames: impl FnMut(&mut StdRng, &Route, Ipv4Addr) -> (Vec<u8>, Vec<u8>),
+    ) -> Trip {
         let ports = self.scale.ports();
-        let mut routes: Vec<&Route> = self
-            .routes
-            .iter()
-            .filter(|route| ports.contains(&route.network))
-            .collect();
+        self.each_of(|route| ports.contains(&route.network), frames)
+    }
+
+    /// One pair of frames for each route, in random order, again and again.
+    fn each(self, frames: impl FnMut(&mut StdRng, &Route, Ipv4Addr) -> (Vec<u8>, Vec<u8>)) -> Trip {
+        self.each_of(|_| true, frames)
+    }
+
+    fn each_of(
+        self,
+        applies: impl Fn(&Route) -> bool,
+        mut frames: impl FnMut(&mut StdRng, &Route, Ipv4Addr) -> (Vec<u8>, Vec<u8>),
+    ) -> Trip {
+        let mut random = StdRng::seed_from_u64(SEED);
+        let mut routes: Vec<&Route> = self.routes.iter().filter(|route| applies(route)).collect();
         routes.shuffle(&mut random);
         let count = routes
             .len()
             .next_power_of_two()
             .clamp(LEAST_FRAMES, MOST_FRAMES);
-        let mut traffic = Traffic::default();
+        let mut trip = Trip::default();
         for route in routes.into_iter().cycle().take(count) {
             let bits = random.random::<u32>() & route.prefix.hostmask().to_bits();
             let host = Ipv4Addr::from_bits(route.prefix.network().to_bits() | bits);
             let (sent, arriving) = frames(&mut random, route, host);
-            traffic.sent.push(sent);
-            traffic.arriving.push(arriving);
+            trip.sent.push(&sent);
+            trip.arriving.push(&arriving);
         }
-        traffic
+        trip
     }
 
     fn into(self, tunnel: u32) -> Outer {

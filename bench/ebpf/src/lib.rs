@@ -3,23 +3,32 @@
 //! All are `repr(C)` over 64-bit words, without padding.
 #![no_std]
 
-/// Bytes of a frame that are written anew for each packet, and that are judged where it arrives. Everything that a
-/// gateway reads or changes of a 64-byte packet in a keyed GRE tunnel over IPv4 lies in there.
-pub const HEAD_LENGTH: usize = 64;
-/// Heads that the generator has room for: seven cases with 2¹⁷ each.
-pub const HEADS: usize = 1 << 20;
+/// Bytes at the start of a frame that can be written anew for each packet, and judged where it arrives.
+pub const HEAD_LENGTH: usize = 96;
+/// Bytes of it in frames that are shorter than that. Everything that a gateway reads or changes of a 64-byte packet in a
+/// keyed GRE tunnel over IPv4 lies in there.
+pub const SHORT_HEAD_LENGTH: usize = 64;
+/// Most 16-bit fields in which the frames of a case differ.
+pub const FIELDS: usize = 8;
 
-/// The first [`HEAD_LENGTH`] bytes of a frame, as words in memory order.
+/// The first bytes of a frame, as words in memory order; zeros behind its end.
 pub type Head = [u64; HEAD_LENGTH / 8];
+/// What tells a frame from the others of its case: 16-bit fields in memory order. So small because it streams through
+/// the caches that the gateway's tables are in, which frames from a device would not.
+pub type Flow = [u16; FIELDS];
 
-/// What the generator sends: heads `first..first + count` in turn.
+/// What all frames of a case have in common.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Selection {
-    /// The first head.
-    pub first: u32,
-    /// The number of heads less one; the number is a power of two.
+pub struct Template {
+    /// The head, in which each frame replaces some fields.
+    pub head: Head,
+    /// Their offsets in the head; fields that are not needed repeat the last one.
+    pub places: [u32; FIELDS],
+    /// The number of flows less one; the number is a power of two.
     pub mask: u32,
+    /// 1: [`HEAD_LENGTH`] bytes are written; 0: [`SHORT_HEAD_LENGTH`].
+    pub long: u32,
 }
 
 /// How far the generator has come.

@@ -16,14 +16,22 @@ use aya_ebpf::btf_maps::{Array, DevMap, PerCpuArray};
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
-use gre_bench_ebpf::{Counts, Expectation, HEAD_LENGTH, HEADS, Head, Progress, SECTION, Selection};
+use gre_bench_ebpf::{
+    Counts, Expectation, FIELDS, Flow, HEAD_LENGTH, Head, Progress, SECTION, SHORT_HEAD_LENGTH,
+    Template,
+};
 
-/// What can be sent.
+/// What all frames have in common: a constant, once the generator is loaded.
+#[unsafe(no_mangle)]
+static TEMPLATE: Template = Template {
+    head: [0; HEAD_LENGTH / 8],
+    places: [0; FIELDS],
+    mask: 0,
+    long: 0,
+};
+/// What tells them apart. The loader sets the size.
 #[btf_map]
-static HEADS_TO_SEND: Array<Head, HEADS, { BPF_F_MMAPABLE as usize }> = Array::new();
-/// Which of it is sent.
-#[btf_map]
-static SELECTION: Array<Selection, 1> = Array::new();
+static FLOWS: Array<Flow, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 /// How much of it has been sent, by CPU.
 #[btf_map]
 static PROGRESS: PerCpuArray<Progress, 1> = PerCpuArray::new();
@@ -70,17 +78,40 @@ fn pass(_context: XdpContext) -> u32 {
 
 #[inline(always)]
 fn generate(context: &XdpContext) -> Option<()> {
-    let frame = head(context)?;
+    let start = context.data();
+    write_words::<0, SHORT_HEAD_LENGTH>(context)?;
+    if constant(&TEMPLATE.long) != 0 {
+        write_words::<SHORT_HEAD_LENGTH, HEAD_LENGTH>(context)?;
+    }
     let progress = PROGRESS.get_ptr_mut(0)?;
     // SAFETY: the slot belongs to this CPU.
     let number = count_made(unsafe { &mut *progress });
-    let selection = SELECTION.get(0)?;
-    let template = HEADS_TO_SEND.get_ptr(selection.first + (number as u32 & selection.mask))?;
-    // SAFETY: the pointer comes from a map look-up.
-    let template = unsafe { ptr::read_volatile(template) };
-    // SAFETY: the head lies in the frame, at any alignment.
-    unsafe { ptr::write_unaligned(frame, template) };
+    let flow = FLOWS.get(number as u32 & constant(&TEMPLATE.mask))?;
+    for (place, field) in TEMPLATE.places.iter().zip(flow) {
+        let place = (start + constant(place) as usize) as *mut u16;
+        // SAFETY: the verifier, which knows the constant, makes sure that the field lies in what was written.
+        unsafe { ptr::write_unaligned(place, *field) };
+    }
     Some(())
+}
+
+/// Writes the bytes from `FROM` to `TO` of the template, if the frame is that long.
+#[inline(always)]
+fn write_words<const FROM: usize, const TO: usize>(context: &XdpContext) -> Option<()> {
+    let start = start_of::<TO>(context)?;
+    for word in FROM / 8..TO / 8 {
+        let place = (start + word * 8) as *mut u64;
+        // SAFETY: the word lies in the frame, at any alignment.
+        unsafe { ptr::write_unaligned(place, constant(&TEMPLATE.head[word])) };
+    }
+    Some(())
+}
+
+/// A value that the loader has written, in place of the one that the compiler knows.
+#[inline(always)]
+fn constant<T: Copy>(value: &'static T) -> T {
+    // SAFETY: a reference is valid.
+    unsafe { ptr::read_volatile(value) }
 }
 
 /// Returns the number of the frame that is about to be made, from 0.
@@ -105,35 +136,60 @@ fn count(context: &XdpContext) -> Option<()> {
     // SAFETY: the slot belongs to this CPU.
     let counts = unsafe { &mut *counts };
     let expectation = EXPECTATION.get(0)?;
-    let Some(head) = head(context) else {
-        counts.unexpected += 1;
-        counts.last_length = length;
-        return Some(());
-    };
-    // SAFETY: the head lies in the frame, at any alignment.
-    let head = unsafe { ptr::read_unaligned(head) };
     let mut difference = length ^ expectation.length;
-    for (word, (mask, value)) in head
-        .iter()
-        .zip(expectation.mask.iter().zip(&expectation.value))
-    {
-        difference |= (word & mask) ^ value;
+    match differing_bits::<0, SHORT_HEAD_LENGTH>(context, expectation) {
+        Some(bits) => difference |= bits,
+        None => difference = 1,
+    }
+    // What is shorter is judged as far as it goes.
+    if let Some(bits) = differing_bits::<SHORT_HEAD_LENGTH, HEAD_LENGTH>(context, expectation) {
+        difference |= bits;
     }
     if difference == 0 {
         counts.expected += 1;
     } else {
         counts.unexpected += 1;
         counts.last_length = length;
-        counts.last_head = head;
+        copy_words::<0, SHORT_HEAD_LENGTH>(context, &mut counts.last_head);
+        copy_words::<SHORT_HEAD_LENGTH, HEAD_LENGTH>(context, &mut counts.last_head);
     }
     Some(())
 }
 
-/// The head of the frame, if it is that long.
+/// What is not as expected in the bytes from `FROM` to `TO`, if the frame is that long.
 #[inline(always)]
-fn head(context: &XdpContext) -> Option<*mut Head> {
+fn differing_bits<const FROM: usize, const TO: usize>(
+    context: &XdpContext,
+    expectation: &Expectation,
+) -> Option<u64> {
+    let start = start_of::<TO>(context)?;
+    let mut bits = 0;
+    for word in FROM / 8..TO / 8 {
+        let place = (start + word * 8) as *const u64;
+        // SAFETY: the word lies in the frame, at any alignment.
+        let found = unsafe { ptr::read_unaligned(place) };
+        bits |= (found & expectation.mask[word]) ^ expectation.value[word];
+    }
+    Some(bits)
+}
+
+#[inline(always)]
+fn copy_words<const FROM: usize, const TO: usize>(context: &XdpContext, head: &mut Head) {
+    let Some(start) = start_of::<TO>(context) else {
+        return;
+    };
+    for word in FROM / 8..TO / 8 {
+        let place = (start + word * 8) as *const u64;
+        // SAFETY: the word lies in the frame, at any alignment.
+        head[word] = unsafe { ptr::read_unaligned(place) };
+    }
+}
+
+/// Where the frame begins, if it has that many bytes.
+#[inline(always)]
+fn start_of<const LENGTH: usize>(context: &XdpContext) -> Option<usize> {
     let start = context.data();
-    (start + HEAD_LENGTH <= context.data_end()).then_some(start as *mut Head)
+    (start + LENGTH <= context.data_end()).then_some(start)
 }
 
 #[panic_handler]
