@@ -3,6 +3,7 @@
 //! Started by the daemon. Holds no state: each request becomes a message to the gateway, whose answer is filtered by
 //! name and sent as JSON. Encoding runs beside the daemon's thread, so that a long list does not hold it up.
 
+use std::fmt;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
@@ -103,7 +104,7 @@ fn router(requests: Requests) -> Router {
         .with_state(requests)
 }
 
-type Answer = Result<Response, Failure>;
+pub(crate) type Answer = Result<Response, Failure>;
 type Filter = Result<Query<Name>, QueryRejection>;
 
 /// The query of every list.
@@ -272,19 +273,29 @@ async fn require_owner(requests: &Requests, name: &str) -> Result<(), Failure> {
     Err(Failure::new(ExitCode::NotFound, text))
 }
 
-/// A list as JSON, encoded on a thread of its own.
+/// A list as JSON.
 async fn json<T: Serialize + Send + 'static>(items: Vec<T>) -> Answer {
-    let encoded = tokio::task::spawn_blocking(move || serde_json::to_vec(&items)).await;
-    let failure = |error: &dyn std::fmt::Display| {
-        Failure::new(
-            ExitCode::Failure,
-            format!("cannot encode the answer: {error}"),
-        )
+    encoded("application/json", move || serde_json::to_vec(&items)).await
+}
+
+/// An answer whose body `encode` makes, on a thread of its own.
+pub(crate) async fn encoded<B, E>(
+    content_type: &'static str,
+    encode: impl FnOnce() -> Result<B, E> + Send + 'static,
+) -> Answer
+where
+    B: IntoResponse + Send + 'static,
+    E: fmt::Display + Send + 'static,
+{
+    let failure = |error: &dyn fmt::Display| {
+        let text = format!("cannot encode the answer: {error}");
+        Failure::new(ExitCode::Failure, text)
     };
-    let body = encoded
+    let body = tokio::task::spawn_blocking(encode)
+        .await
         .map_err(|error| failure(&error))?
         .map_err(|error| failure(&error))?;
-    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+    Ok(([(header::CONTENT_TYPE, content_type)], body).into_response())
 }
 
 impl IntoResponse for Failure {

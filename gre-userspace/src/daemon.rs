@@ -4,7 +4,7 @@
 //! loop. Ending the daemon leaves the data plane running; only `detach` removes it.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use aya::maps::{MapData, RingBuf};
@@ -18,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::api;
 use crate::capability;
-use crate::config::{Config, LoadError};
+use crate::config::Config;
 use crate::dataplane::{self, Streams};
 use crate::error::Error;
 use crate::failure::{ExitCode, Failure};
@@ -44,7 +44,7 @@ const EVENTS_AT_ONCE: usize = 1024;
 /// # Errors
 /// It could not start: the exit code says which kind of reason; nothing is left half-done.
 pub fn run(instance: Instance, file: PathBuf) -> Result<(), Failure> {
-    let config = load(&file)?;
+    let config = Config::load(&file)?;
     capability::require()?;
     // The first thing taken is the last one given up: whoever has the lock meets no socket and no map of this daemon.
     let lock = instance.lock_within(DYING)?;
@@ -228,9 +228,9 @@ impl Daemon {
     }
 
     async fn reload_file(&mut self, gateway: &mut Gateway) {
-        let result = match load(&self.file) {
+        let result = match Config::load(&self.file) {
             Ok(config) => self.reload(gateway, config).await,
-            Err(failure) => Err(failure),
+            Err(error) => Err(error.into()),
         };
         match result {
             Ok(changes) => tracing::info!(
@@ -381,16 +381,6 @@ impl Metrics {
         });
         Self { address, stop }
     }
-}
-
-fn load(file: &Path) -> Result<Config, Failure> {
-    Config::load(file).map_err(|error| match error {
-        LoadError::Invalid(diagnostics) => Failure::from(&diagnostics),
-        error @ LoadError::Read { .. } => Failure::new(
-            ExitCode::Configuration,
-            format!("{:#}", anyhow::Error::from(error)),
-        ),
-    })
 }
 
 fn parse(document: &Document) -> Result<Config, Failure> {

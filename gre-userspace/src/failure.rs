@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Diagnostics, FlatDiagnostic, Severity};
+use crate::config::{Diagnostics, FlatDiagnostic, LoadError, Severity};
 
 /// A failed command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -64,6 +64,19 @@ impl From<&Diagnostics> for Failure {
             error: format!("the configuration has {mistakes}; nothing was changed"),
             exit_code: ExitCode::Configuration,
             diagnostics: diagnostics.iter().map(FlatDiagnostic::from).collect(),
+        }
+    }
+}
+
+/// A configuration file that is refused or cannot be read.
+impl From<LoadError> for Failure {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Invalid(diagnostics) => Self::from(&diagnostics),
+            LoadError::Read { .. } => Self::new(
+                ExitCode::Configuration,
+                format!("{:#}", anyhow::Error::from(error)),
+            ),
         }
     }
 }

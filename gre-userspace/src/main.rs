@@ -83,13 +83,11 @@ fn check(options: &Options, file: &Path) -> Result<process::ExitCode, Failure> {
             print(&(json(&diagnostics)? + "\n"))?;
             return Ok(process::ExitCode::from(u8::from(ExitCode::Configuration)));
         }
-        Err(LoadError::Invalid(diagnostics)) => {
-            draw(&diagnostics);
-            return Err(Failure::from(&diagnostics));
-        }
-        Err(error @ LoadError::Read { .. }) => {
-            let text = format!("{:#}", anyhow::Error::from(error));
-            return Err(Failure::new(ExitCode::Configuration, text));
+        Err(error) => {
+            if let LoadError::Invalid(diagnostics) = &error {
+                draw(diagnostics);
+            }
+            return Err(error.into());
         }
     }
     Ok(process::ExitCode::SUCCESS)

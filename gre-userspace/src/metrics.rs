@@ -8,8 +8,6 @@ use std::io;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::header;
-use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
@@ -19,9 +17,9 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
-use crate::failure::{ExitCode, Failure};
+use crate::api;
 use crate::report::{
-    DropCounter, Peering, PeeringState, Port, Snapshot, State as Carrying, Tunnel,
+    DropCounter, Peering, PeeringState, Port, Snapshot, State as Carrying, Traffic, Tunnel,
 };
 use crate::request::{Request, Requests, ask};
 
@@ -41,16 +39,9 @@ pub async fn serve(
         .await
 }
 
-async fn scrape(State(requests): State<Requests>) -> Result<Response, Failure> {
+async fn scrape(State(requests): State<Requests>) -> api::Answer {
     let snapshot = ask(&requests, Request::Snapshot).await?;
-    let encoded = tokio::task::spawn_blocking(move || encode(snapshot)).await;
-    let failure = |error: &dyn fmt::Display| {
-        Failure::new(ExitCode::Failure, format!("cannot encode metrics: {error}"))
-    };
-    let body = encoded
-        .map_err(|error| failure(&error))?
-        .map_err(|error| failure(&error))?;
-    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], body).into_response())
+    api::encoded(CONTENT_TYPE, move || encode(snapshot)).await
 }
 
 /// A snapshot as OpenMetrics text.
@@ -108,40 +99,14 @@ fn encode_tunnels(encoder: &mut DescriptorEncoder, tunnels: &[Tunnel]) -> fmt::R
             .map(|tunnel| (tunnel_labels(tunnel), tunnel.state == Carrying::Up)),
     )?;
 
-    type Field = (&'static str, &'static str, fn(&Tunnel) -> u64);
-    let fields: [Field; 4] = [
-        (
-            "gregw_tunnel_receive_packets",
-            "Inner IP packets accepted from the tunnel.",
-            |t| t.rx.packets,
-        ),
-        (
-            "gregw_tunnel_receive_bytes",
-            "Bytes of the inner IP packets accepted from the tunnel.",
-            |t| t.rx.bytes,
-        ),
-        (
-            "gregw_tunnel_transmit_packets",
-            "Inner IP packets sent into the tunnel.",
-            |t| t.tx.packets,
-        ),
-        (
-            "gregw_tunnel_transmit_bytes",
-            "Bytes of the inner IP packets sent into the tunnel.",
-            |t| t.tx.bytes,
-        ),
-    ];
-    for (name, help, value) in fields {
-        counters(
-            encoder,
-            name,
-            help,
-            tunnels
-                .iter()
-                .map(|tunnel| (tunnel_labels(tunnel), value(tunnel))),
-        )?;
-    }
-    Ok(())
+    traffic(
+        encoder,
+        "gregw_tunnel",
+        ["accepted out of the tunnel", "sent into the tunnel"],
+        tunnels
+            .iter()
+            .map(|tunnel| (tunnel_labels(tunnel), &tunnel.rx, &tunnel.tx)),
+    )
 }
 
 fn encode_ports(encoder: &mut DescriptorEncoder, ports: &[Port]) -> fmt::Result {
@@ -155,38 +120,17 @@ fn encode_ports(encoder: &mut DescriptorEncoder, ports: &[Port]) -> fmt::Result 
             .map(|port| (port_labels(port), port.state == Carrying::Up)),
     )?;
 
-    type Field = (&'static str, &'static str, fn(&Port) -> u64);
-    let fields: [Field; 4] = [
-        (
-            "gregw_port_receive_packets",
-            "IP packets accepted from machines on the port.",
-            |p| p.rx.packets,
-        ),
-        (
-            "gregw_port_receive_bytes",
-            "Bytes of the IP packets accepted from machines on the port.",
-            |p| p.rx.bytes,
-        ),
-        (
-            "gregw_port_transmit_packets",
-            "IP packets sent to machines on the port.",
-            |p| p.tx.packets,
-        ),
-        (
-            "gregw_port_transmit_bytes",
-            "Bytes of the IP packets sent to machines on the port.",
-            |p| p.tx.bytes,
-        ),
-    ];
-    for (name, help, value) in fields {
-        counters(
-            encoder,
-            name,
-            help,
-            ports.iter().map(|port| (port_labels(port), value(port))),
-        )?;
-    }
-    Ok(())
+    traffic(
+        encoder,
+        "gregw_port",
+        [
+            "accepted from machines on the port",
+            "sent to machines on the port",
+        ],
+        ports
+            .iter()
+            .map(|port| (port_labels(port), &port.rx, &port.tx)),
+    )
 }
 
 fn encode_peerings(encoder: &mut DescriptorEncoder, peerings: &[Peering]) -> fmt::Result {
@@ -247,6 +191,44 @@ fn port_labels(port: &Port) -> [(&str, &str); 3] {
         ("network", &port.network),
         ("tenant", &port.tenant),
     ]
+}
+
+/// Packets and bytes of both directions; `ways` complete "IP packets …", received and sent.
+fn traffic<'r, L: EncodeLabelSet>(
+    encoder: &mut DescriptorEncoder,
+    owner: &str,
+    ways: [&str; 2],
+    samples: impl Iterator<Item = (L, &'r Traffic, &'r Traffic)> + Clone,
+) -> fmt::Result {
+    let [received, sent] = ways;
+    let receive = samples.clone().map(|(labels, rx, _)| (labels, rx));
+    one_way(encoder, &format!("{owner}_receive"), received, receive)?;
+    let transmit = samples.map(|(labels, _, tx)| (labels, tx));
+    one_way(encoder, &format!("{owner}_transmit"), sent, transmit)
+}
+
+fn one_way<'r, L: EncodeLabelSet>(
+    encoder: &mut DescriptorEncoder,
+    name: &str,
+    way: &str,
+    samples: impl Iterator<Item = (L, &'r Traffic)> + Clone,
+) -> fmt::Result {
+    let packets = samples
+        .clone()
+        .map(|(labels, traffic)| (labels, traffic.packets));
+    counters(
+        encoder,
+        &format!("{name}_packets"),
+        &format!("IP packets {way}."),
+        packets,
+    )?;
+    let bytes = samples.map(|(labels, traffic)| (labels, traffic.bytes));
+    counters(
+        encoder,
+        &format!("{name}_bytes"),
+        &format!("Bytes of the IP packets {way}."),
+        bytes,
+    )
 }
 
 /// Begins a family whose values are labels.

@@ -289,8 +289,8 @@ impl Neighbours {
         })
     }
 
-    /// The machine at an address, if it is known.
-    pub fn find(&self, port: PortId, address: IpAddr) -> Option<NeighbourId> {
+    #[cfg(test)]
+    fn find(&self, port: PortId, address: IpAddr) -> Option<NeighbourId> {
         self.by_address.get(&(port, address)).copied()
     }
 

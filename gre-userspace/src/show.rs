@@ -10,7 +10,7 @@ use comfy_table::{CellAlignment, Table};
 
 use crate::report::{
     Action, Change, Device, DropCounter, DropsByReason, Neighbour, Network, NextHop, Peering, Port,
-    Route, Tunnel,
+    Route, Traffic, Tunnel,
 };
 
 /// A report that is one line of a table.
@@ -93,7 +93,7 @@ impl Row for Tunnel {
     ];
 
     fn cells(&self) -> Vec<String> {
-        vec![
+        let mut cells = vec![
             self.name.clone(),
             self.tenant.clone(),
             self.network.clone(),
@@ -103,13 +103,9 @@ impl Row for Tunnel {
             self.state.to_string(),
             self.mtu.to_string(),
             or_dash(self.adjacency.device.as_ref()),
-            self.rx.packets.to_string(),
-            self.rx.bytes.to_string(),
-            self.rx.dropped.to_string(),
-            self.tx.packets.to_string(),
-            self.tx.bytes.to_string(),
-            self.tx.dropped.to_string(),
-        ]
+        ];
+        cells.extend(traffic(&self.rx, &self.tx));
+        cells
     }
 }
 
@@ -156,7 +152,7 @@ impl Row for Port {
     ];
 
     fn cells(&self) -> Vec<String> {
-        vec![
+        let mut cells = vec![
             self.name.clone(),
             self.tenant.clone(),
             self.network.clone(),
@@ -165,13 +161,9 @@ impl Row for Port {
             list(&self.address),
             self.state.to_string(),
             or_dash(self.mtu),
-            self.rx.packets.to_string(),
-            self.rx.bytes.to_string(),
-            self.rx.dropped.to_string(),
-            self.tx.packets.to_string(),
-            self.tx.bytes.to_string(),
-            self.tx.dropped.to_string(),
-        ]
+        ];
+        cells.extend(traffic(&self.rx, &self.tx));
+        cells
     }
 }
 
@@ -275,6 +267,14 @@ impl Row for Device {
             total(&self.drops).to_string(),
         ]
     }
+}
+
+/// Packets, bytes and drops of both directions.
+fn traffic(rx: &Traffic, tx: &Traffic) -> [String; 6] {
+    [
+        rx.packets, rx.bytes, rx.dropped, tx.packets, tx.bytes, tx.dropped,
+    ]
+    .map(|count| count.to_string())
 }
 
 /// `1001` for both directions, `1001/1002` for receive and transmit.

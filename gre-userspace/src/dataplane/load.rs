@@ -73,7 +73,7 @@ pub(super) fn program<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut Xdp>
 /// The object lacks something that this daemon knows by name.
 #[derive(Debug, thiserror::Error)]
 #[error("the BPF object that this binary was built with does not have it")]
-struct Missing;
+pub(super) struct Missing;
 
 /// Lets the program hand link control over to the resolver. The kernel empties the array once nobody holds it open and
 /// it is pinned nowhere.

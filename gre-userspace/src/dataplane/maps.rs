@@ -22,6 +22,7 @@ use gre_common::tables::SequenceEntry;
 use gre_common::verdict::DropReason;
 use memmap2::{MmapOptions, MmapRaw};
 
+use super::load::Missing;
 use crate::error::{Error, Result};
 use crate::fib::{Family, MappedArray};
 
@@ -394,11 +395,6 @@ fn take_data(ebpf: &mut Ebpf, name: &str) -> Result<MapData> {
         _ => Err(Error::bpf(format!("find array map {name}"), Missing)),
     }
 }
-
-/// The embedded object lacks a map.
-#[derive(Debug, thiserror::Error)]
-#[error("the BPF object that this binary was built with does not have it")]
-struct Missing;
 
 fn absent_is_fine(result: std::result::Result<(), MapError>) -> std::result::Result<(), MapError> {
     match result {

@@ -20,7 +20,6 @@ use gre_common::id::{IfIndex, NetworkId};
 use ipnet::IpNet;
 use tokio::io::unix::AsyncFd;
 
-use crate::capability;
 use crate::config::XdpMode;
 use crate::error::{Error, Result};
 use crate::fib::{Change, Fib, FibError, KernelGracePeriod, MappedArray};
@@ -60,7 +59,6 @@ impl DataPlane {
         devices: &[Link],
         same_ids: bool,
     ) -> Result<(Self, Streams, Vec<NeighbourEntry>)> {
-        capability::require()?;
         load::check_kernel(&mut KernelGracePeriod)?;
         let pins = Pins::new(instance);
         pins.create()?;
@@ -183,12 +181,7 @@ impl Streams {
         let events = ebpf
             .take_map("EVENTS")
             .and_then(|map| RingBuf::try_from(map).ok())
-            .ok_or_else(|| {
-                Error::system(
-                    "find ring buffer EVENTS in the BPF object",
-                    std::io::Error::from(std::io::ErrorKind::NotFound),
-                )
-            })?;
+            .ok_or_else(|| Error::bpf("find ring buffer EVENTS", load::Missing))?;
         let logger = match EbpfLogger::init(ebpf) {
             Ok(logger) => Some(logger),
             Err(aya_log::Error::MapNotFound) => None,
