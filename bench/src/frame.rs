@@ -1,21 +1,21 @@
 //! The frames that are sent and those that shall arrive, built independently of the data plane.
 //!
-//! Every case carries the same inner packet: UDP from a machine or a site, which as a frame of its own has 64 bytes.
+//! Every case carries the same inner packet: UDP from a machine or a site, of a size that the case says.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::bed::Mac;
 use etherparse::{
-    EtherType, Ethernet2Header, IpNumber, Ipv4Header, SingleVlanHeader, UdpHeader, VlanId,
+    EtherType, Ethernet2Header, IpNumber, Ipv4Header, Ipv6Header, SingleVlanHeader, UdpHeader,
+    VlanId,
 };
 
-/// Bytes of an Ethernet frame with the inner packet in it, without frame check sequence.
-pub(crate) const FRAME_LENGTH: usize = 64;
+use crate::bed::Mac;
 
-const PAYLOAD_LENGTH: usize =
-    FRAME_LENGTH - Ethernet2Header::LEN - Ipv4Header::MIN_LEN - UdpHeader::LEN;
 const TTL: u8 = 64;
-const GRE_KEY: [u8; 4] = [0x20, 0, 0x08, 0];
+/// Bits of the first byte of a GRE header (RFC 2784, RFC 2890).
+const GRE_CHECKSUM: u8 = 0x80;
+const GRE_KEY: u8 = 0x20;
+const GRE_SEQUENCE: u8 = 0x10;
 
 /// The inner packet.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +26,8 @@ pub(crate) struct Inner {
     pub(crate) destination: Ipv4Addr,
     /// Routers it has passed.
     pub(crate) hops: u8,
+    /// Bytes of it as a frame of its own, without tag and frame check sequence.
+    pub(crate) size: u16,
 }
 
 /// The two ends of a hop between devices.
@@ -41,11 +43,26 @@ pub(crate) struct Link {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outer {
     /// Who encapsulates.
-    pub(crate) source: Ipv4Addr,
+    pub(crate) source: IpAddr,
     /// Who decapsulates.
-    pub(crate) destination: Ipv4Addr,
+    pub(crate) destination: IpAddr,
     /// The key.
     pub(crate) key: u32,
+    /// Whether there is a checksum.
+    pub(crate) checksum: bool,
+    /// Whether there is a sequence number, which is 0 here.
+    pub(crate) sequence: bool,
+}
+
+impl Outer {
+    /// Where in a frame the sequence number is.
+    pub(crate) const fn sequence_offset(&self) -> usize {
+        let ip = match self.source {
+            IpAddr::V4(_) => Ipv4Header::MIN_LEN,
+            IpAddr::V6(_) => Ipv6Header::LEN,
+        };
+        Ethernet2Header::LEN + ip + if self.checksum { 12 } else { 8 }
+    }
 }
 
 /// A frame with the inner packet in it, behind a VLAN tag if there is one.
@@ -68,27 +85,33 @@ pub(crate) fn plain(link: Link, vlan: Option<VlanId>, inner: Inner) -> Vec<u8> {
     }
 }
 
-/// A frame with the inner packet in GRE over IPv4 (RFC 2784, RFC 2890).
+/// A frame with the inner packet in GRE.
 pub(crate) fn encapsulated(link: Link, outer: Outer, inner: Inner) -> Vec<u8> {
-    let packet = inner_packet(inner);
-    let mut header = ipv4(
-        outer.source,
-        outer.destination,
-        IpNumber::GRE,
-        8 + packet.len(),
-    );
-    header.dont_fragment = true;
-    header.header_checksum = header.calc_header_checksum();
-    ethernet(
-        link,
-        EtherType::IPV4,
-        &[
-            &header.to_bytes(),
-            &GRE_KEY,
-            &outer.key.to_be_bytes(),
-            &packet,
-        ],
-    )
+    let mut packet = gre(&outer);
+    packet.extend(inner_packet(inner));
+    if outer.checksum {
+        let sum = checksum(&packet);
+        packet[4..6].copy_from_slice(&sum);
+    }
+    match (outer.source, outer.destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            let mut header = ipv4(source, destination, IpNumber::GRE, packet.len());
+            header.dont_fragment = true;
+            header.header_checksum = header.calc_header_checksum();
+            ethernet(link, EtherType::IPV4, &[&header.to_bytes(), &packet])
+        }
+        (source, destination) => {
+            let header = Ipv6Header {
+                payload_length: u16::try_from(packet.len()).unwrap_or(u16::MAX),
+                next_header: IpNumber::GRE,
+                hop_limit: TTL,
+                source: v6(source).octets(),
+                destination: v6(destination).octets(),
+                ..Ipv6Header::default()
+            };
+            ethernet(link, EtherType::IPV6, &[&header.to_bytes(), &packet])
+        }
+    }
 }
 
 /// A frame with the inner packet's frame in VXLAN (RFC 7348), network 1, checksum 0.
@@ -112,8 +135,46 @@ pub(crate) fn vxlan(link: Link, source: Ipv4Addr, destination: Ipv4Addr, inner: 
     )
 }
 
+/// A GRE header for IPv4, its checksum still 0.
+fn gre(outer: &Outer) -> Vec<u8> {
+    let flag = |bit, set: bool| if set { bit } else { 0 };
+    let flags = GRE_KEY | flag(GRE_CHECKSUM, outer.checksum) | flag(GRE_SEQUENCE, outer.sequence);
+    let mut header = vec![flags, 0, 0x08, 0];
+    if outer.checksum {
+        header.extend([0; 4]);
+    }
+    header.extend(outer.key.to_be_bytes());
+    if outer.sequence {
+        header.extend([0; 4]);
+    }
+    header
+}
+
+/// The Internet checksum (RFC 1071), in transmission order.
+fn checksum(bytes: &[u8]) -> [u8; 2] {
+    let (words, rest) = bytes.as_chunks();
+    let sum: u32 = words
+        .iter()
+        .map(|word| u32::from(u16::from_be_bytes(*word)))
+        .sum();
+    let mut sum = sum + rest.first().map_or(0, |last| u32::from(*last) << 8);
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    (!(sum as u16)).to_be_bytes()
+}
+
+fn v6(address: IpAddr) -> Ipv6Addr {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
+    }
+}
+
 fn inner_packet(inner: Inner) -> Vec<u8> {
-    let length = UdpHeader::LEN + PAYLOAD_LENGTH;
+    let headers = Ethernet2Header::LEN + Ipv4Header::MIN_LEN + UdpHeader::LEN;
+    let payload = usize::from(inner.size).saturating_sub(headers);
+    let length = UdpHeader::LEN + payload;
     let mut header = ipv4(inner.source, inner.destination, IpNumber::UDP, length);
     header.time_to_live = TTL - inner.hops;
     header.header_checksum = header.calc_header_checksum();
@@ -125,7 +186,7 @@ fn inner_packet(inner: Inner) -> Vec<u8> {
     };
     let mut packet = header.to_bytes().to_vec();
     packet.extend(udp.to_bytes());
-    packet.resize(packet.len() + PAYLOAD_LENGTH, 0);
+    packet.resize(packet.len() + payload, 0);
     packet
 }
 

@@ -21,13 +21,14 @@ use ipnet::Ipv4Net;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::bed::{Bed, Device, MTU};
-use crate::frame::Outer;
-use crate::scale::{GATEWAY_ADDRESS, LOCAL, MACHINE, SUBNET_LENGTH, Scale};
+use crate::case::TunnelKind;
+use crate::scale::{GATEWAY_ADDRESS, MACHINE, SUBNET_LENGTH, Scale, local};
 
 /// A loaded and filled data plane on a bed.
 pub(crate) struct Gateway {
     plane: DataPlane,
     scale: Scale,
+    kind: TunnelKind,
     // The program writes to them; nothing here reads them. They end before the event loop that they are on.
     _streams: Streams,
     _event_loop: Runtime,
@@ -75,7 +76,7 @@ impl Totals {
 impl Gateway {
     /// Loads the data plane and fills it, then attaches it to both devices of the bed, whose namespace the calling
     /// thread is in.
-    pub(crate) fn new(bed: &Bed, scale: Scale) -> Result<Self> {
+    pub(crate) fn new(bed: &Bed, scale: Scale, kind: TunnelKind) -> Result<Self> {
         let instance: Instance = "bench".parse()?;
         let event_loop = Builder::new_current_thread()
             .enable_io()
@@ -88,6 +89,7 @@ impl Gateway {
         let mut gateway = Self {
             plane,
             scale,
+            kind,
             _streams: streams,
             _event_loop: event_loop,
         };
@@ -179,7 +181,7 @@ impl Gateway {
             maps.set_interface(IfIndex(device.index), interface.entry())?;
             maps.set_redirect(IfIndex(device.index), true)?;
         }
-        maps.set_endpoint(IpAddr::from(LOCAL).into(), true)?;
+        maps.set_endpoint(local(self.kind).into(), true)?;
         Ok(())
     }
 
@@ -214,23 +216,18 @@ impl Gateway {
 
     /// Tunnels to one remote share a next hop.
     fn fill_tunnel(&mut self, far: Device, near: Device, number: u32) -> Result<()> {
-        let Outer {
-            source,
-            destination,
-            key,
-        } = self.scale.outer(number);
-        let receive = GreKey(key);
+        let receive = GreKey(self.scale.receive_key(number));
         let tunnel = plan::Tunnel {
             name: name("tunnel", number)?,
             network: NetworkId(self.scale.network(number)),
-            local: destination.into(),
-            remote: source.into(),
+            local: local(self.kind),
+            remote: self.scale.remote_address(self.kind, number),
             keys: Keys {
                 receive: Some(receive),
                 transmit: Some(GreKey(self.scale.transmit_key(number))),
             },
-            checksum: false,
-            sequence: false,
+            checksum: self.kind == TunnelKind::Checksum,
+            sequence: self.kind == TunnelKind::Sequence,
             mtu: 1400,
             ttl: Ttl::Fixed(64),
             tos: Tos::Inherit,

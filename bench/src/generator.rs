@@ -55,14 +55,19 @@ impl Generator {
         self.frame.len()
     }
 
-    /// Sends `repeat` frames off a device of the calling thread's namespace. Returns, once all have been dealt with on
+    /// Sends `repeat` frames off a device of the calling thread's namespace; if they carry numbers, from `first_number`
+    /// on. Returns, once all have been dealt with on
     /// this CPU, how many were sent a second. (The call takes some 30 ms more: the kernel makes and gives back the
     /// frames' memory.)
-    pub(crate) fn send(&mut self, device: Device, repeat: u32) -> Result<f64> {
+    pub(crate) fn send(&mut self, device: Device, repeat: u32, first_number: u64) -> Result<f64> {
         let cpus = nr_cpus()
             .map_err(|(_, source)| source)
             .context("cannot count the CPUs")?;
-        let unmade = PerCpuValues::try_from(vec![Plain(Progress::default()); cpus])?;
+        let unmade = Progress {
+            first_number,
+            ..Progress::default()
+        };
+        let unmade = PerCpuValues::try_from(vec![Plain(unmade); cpus])?;
         self.progress
             .set(0, unmade, 0)
             .context("cannot write map PROGRESS")?;
@@ -90,6 +95,7 @@ impl Generator {
             made,
             start,
             section,
+            ..
         } = progress
             .iter()
             .map(|cpu| cpu.0)

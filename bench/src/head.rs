@@ -12,6 +12,7 @@ pub(crate) struct Frames {
     example: Vec<u8>,
     heads: Vec<Head>,
     free: Vec<Field>,
+    number: u32,
 }
 
 impl Frames {
@@ -31,6 +32,11 @@ impl Frames {
     /// Leaves these bytes unjudged.
     pub(crate) fn free(&mut self, fields: &[Field]) {
         self.free.extend_from_slice(fields);
+    }
+
+    /// Lets each frame that is sent carry a greater number here than the last one; four bytes.
+    pub(crate) const fn number_at(&mut self, offset: usize) {
+        self.number = offset as u32;
     }
 
     /// One of the frames.
@@ -73,7 +79,9 @@ impl Frames {
             head: head(&self.example),
             places: std::array::from_fn(|field| places[field] as u32),
             mask: u32::try_from(self.heads.len() - 1)?,
+            number: self.number,
             long: (self.example.len() >= HEAD_LENGTH).into(),
+            reserved: 0,
         };
         let flow = |head: &Head| {
             let bytes = bytes(*head);

@@ -11,8 +11,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::bed::{Bed, display};
 use crate::namespace::{run, set};
-use crate::scale::{GATEWAY_ADDRESS, LOCAL, Route, SUBNET_LENGTH};
-use crate::traffic::{VXLAN_MAC, VXLAN_REMOTE, VXLAN_ROUTER_MAC};
+use crate::scale::{GATEWAY_ADDRESS, LOCAL_V4, Route, SUBNET_LENGTH};
+use crate::traffic::{KERNEL_GRE_KEY, KERNEL_REMOTE, VXLAN_MAC, VXLAN_ROUTER_MAC};
 
 /// The next hop of all routes.
 const ROUTER: &str = "192.0.2.2";
@@ -25,21 +25,16 @@ pub(crate) fn forward(bed: &Bed, routes: &[Route]) -> Result<()> {
     run(&format!(
         "ip neighbour add {ROUTER} lladdr {router} dev right"
     ))?;
-    add_routes(routes, "right")
+    add_routes(routes, &format!("via {ROUTER} dev right"))
 }
 
 /// Forwards packets from `left` into a VXLAN tunnel over `right`.
 pub(crate) fn forward_into_vxlan(bed: &Bed, routes: &[Route]) -> Result<()> {
     prepare(bed)?;
+    reach_remote(bed)?;
     let device = display(VXLAN_MAC);
-    run(&format!("ip address add {LOCAL}/32 dev right"))?;
-    run(&format!("ip route add {VXLAN_REMOTE}/32 dev right"))?;
-    let remote = display(bed.right.far.mac);
     run(&format!(
-        "ip neighbour add {VXLAN_REMOTE} lladdr {remote} dev right"
-    ))?;
-    run(&format!(
-        "ip link add tunnel address {device} type vxlan id 1 local {LOCAL} remote {VXLAN_REMOTE} dstport 4789 \
+        "ip link add tunnel address {device} type vxlan id 1 local {LOCAL_V4} remote {KERNEL_REMOTE} dstport 4789 \
          dev right nolearning noudpcsum"
     ))?;
     run("ip link set dev tunnel up")?;
@@ -49,9 +44,34 @@ pub(crate) fn forward_into_vxlan(bed: &Bed, routes: &[Route]) -> Result<()> {
         "ip neighbour add {ROUTER} lladdr {router} dev tunnel"
     ))?;
     run(&format!(
-        "bridge fdb add {router} dev tunnel dst {VXLAN_REMOTE}"
+        "bridge fdb add {router} dev tunnel dst {KERNEL_REMOTE}"
     ))?;
-    add_routes(routes, "tunnel")
+    add_routes(routes, &format!("via {ROUTER} dev tunnel"))
+}
+
+/// Forwards packets from `left` into a GRE tunnel over `right`. Returns whether the kernel can.
+pub(crate) fn forward_into_gre(bed: &Bed, routes: &[Route]) -> Result<bool> {
+    prepare(bed)?;
+    reach_remote(bed)?;
+    let added = run(&format!(
+        "ip link add tunnel type gre local {LOCAL_V4} remote {KERNEL_REMOTE} key {KERNEL_GRE_KEY} ttl 64 dev right"
+    ));
+    if added.is_err() {
+        return Ok(false);
+    }
+    run("ip link set dev tunnel up")?;
+    add_routes(routes, "dev tunnel")?;
+    Ok(true)
+}
+
+/// Makes the tunnel's other end reachable.
+fn reach_remote(bed: &Bed) -> Result<()> {
+    run(&format!("ip address add {LOCAL_V4}/32 dev right"))?;
+    run(&format!("ip route add {KERNEL_REMOTE}/32 dev right"))?;
+    let remote = display(bed.right.far.mac);
+    run(&format!(
+        "ip neighbour add {KERNEL_REMOTE} lladdr {remote} dev right"
+    ))
 }
 
 fn prepare(bed: &Bed) -> Result<()> {
@@ -66,10 +86,10 @@ fn prepare(bed: &Bed) -> Result<()> {
 }
 
 /// Some prefixes are routes of several networks.
-fn add_routes(routes: &[Route], device: &str) -> Result<()> {
+fn add_routes(routes: &[Route], next_hop: &str) -> Result<()> {
     let lines: String = routes
         .iter()
-        .map(|route| format!("route replace {} via {ROUTER} dev {device}\n", route.prefix))
+        .map(|route| format!("route replace {} {next_hop}\n", route.prefix))
         .collect();
     let mut ip = Command::new("ip")
         .args(["-batch", "-"])

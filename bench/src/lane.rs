@@ -1,85 +1,46 @@
 //! The cases, each set up on its devices and ready to be measured again and again.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::ValueEnum;
 use gre_bench_ebpf::{Counts, Expectation, Head};
-use serde::Serialize;
 
 use crate::bed::{Bed, Device};
+use crate::case::{Case, Stage, TunnelKind};
 use crate::gateway::{Gateway, Totals};
 use crate::generator::Generator;
 use crate::kernel;
-use crate::namespace::Namespace;
 use crate::programs::Programs;
 use crate::scale::{Route, Scale};
 use crate::traffic::{Traffic, Trip};
 
-/// What frames meet between the generator and the sink.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
-#[value(rename_all = "snake_case")]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Case {
-    /// Nothing.
-    Sink,
-    /// An XDP program that sends them to the other device as they are.
-    Redirect,
-    /// gregw, which encapsulates them.
-    PortToTunnel,
-    /// gregw, which decapsulates them.
-    TunnelToPort,
-    /// gregw, which moves them from one tunnel to another.
-    TunnelToTunnel,
-    /// The kernel's IP forwarding.
-    KernelForward,
-    /// The kernel's IP forwarding into its VXLAN device.
-    KernelVxlan,
+/// Where cases are set up.
+pub(crate) struct Workshop {
+    scale: Scale,
+    routes: Vec<Route>,
+    settings: HashMap<Kind, Option<Rc<Setting>>>,
 }
 
-impl Case {
-    /// Whether gregw is under test.
-    pub(crate) const fn is_gateway(self) -> bool {
-        matches!(
-            self,
-            Self::PortToTunnel | Self::TunnelToPort | Self::TunnelToTunnel
-        )
-    }
+/// What cases have to have in common to share a setting: what is under test, which is gregw where there is no stage,
+/// and its tunnels.
+type Kind = (Option<Stage>, TunnelKind);
 
-    /// What gregw must have counted for `packets` packets.
-    fn totals(self, packets: u64) -> Totals {
-        let none = Totals::default();
-        match self {
-            Self::PortToTunnel => Totals {
-                from_ports: packets,
-                to_tunnels: packets,
-                ..none
-            },
-            Self::TunnelToPort => Totals {
-                from_tunnels: packets,
-                to_ports: packets,
-                ..none
-            },
-            Self::TunnelToTunnel => Totals {
-                from_tunnels: packets,
-                to_tunnels: packets,
-                ..none
-            },
-            _ => none,
-        }
-    }
+/// Devices, and gregw on them if it is under test.
+struct Setting {
+    gateway: Option<Gateway>,
+    bed: Bed,
 }
 
 /// A case on its devices.
 pub(crate) struct Lane {
     /// The case.
     pub(crate) case: Case,
-    namespace: Namespace,
+    setting: Rc<Setting>,
     feed: Device,
     generator: Generator,
     expectation: Expectation,
-    gateway: Option<Rc<Gateway>>,
     /// Frames a second that are to be expected.
     rate: f64,
 }
@@ -90,19 +51,6 @@ const TRIAL: u32 = 1 << 15;
 const TOLERATED_LOSS: f64 = 1e-3;
 
 impl Lane {
-    /// Sets up the given cases; those of gregw share one data plane.
-    pub(crate) fn all(programs: &mut Programs, cases: &[Case], scale: Scale) -> Result<Vec<Self>> {
-        let routes = scale.routes();
-        let mut gateway = None;
-        cases
-            .iter()
-            .map(|case| {
-                Self::new(programs, *case, scale, &routes, &mut gateway)
-                    .with_context(|| format!("cannot set up {case:?}"))
-            })
-            .collect()
-    }
-
     /// Bytes of a frame that enters.
     pub(crate) const fn bytes(&self) -> usize {
         self.generator.bytes()
@@ -113,7 +61,7 @@ impl Lane {
     /// # Errors
     /// If not nearly all arrived as they should, or gregw counted something else.
     pub(crate) fn measure(&mut self, programs: &mut Programs, time: Duration) -> Result<f64> {
-        self.namespace.enter()?;
+        self.setting.bed.namespace.enter()?;
         programs.expect(self.expectation)?;
         if self.rate == 0.0 {
             self.rate = self.send(programs, TRIAL)?;
@@ -124,10 +72,11 @@ impl Lane {
         Ok(self.rate)
     }
 
-    fn send(&mut self, programs: &Programs, repeat: u32) -> Result<f64> {
+    fn send(&mut self, programs: &mut Programs, repeat: u32) -> Result<f64> {
         let before = programs.counts()?;
         let gateway_before = self.totals()?;
-        let rate = self.generator.send(self.feed, repeat)?;
+        let first_number = programs.number(repeat);
+        let rate = self.generator.send(self.feed, repeat, first_number)?;
         let arrived = self.arrived(before, programs.counts()?, repeat)?;
         self.check_totals(gateway_before, repeat)?;
         Ok(rate * arrived as f64 / f64::from(repeat))
@@ -149,7 +98,7 @@ impl Lane {
         let arrived = after.expected - before.expected;
         let loss = 1.0 - arrived as f64 / f64::from(sent);
         if loss > TOLERATED_LOSS {
-            let drops = self.gateway.as_ref().map(|gateway| gateway.drops());
+            let drops = self.setting.gateway.as_ref().map(Gateway::drops);
             bail!(
                 "of {sent} frames only {arrived} arrived; gregw's drops: {}",
                 drops.transpose()?.unwrap_or_default()
@@ -159,9 +108,10 @@ impl Lane {
     }
 
     fn totals(&self) -> Result<Totals> {
-        self.gateway
+        self.setting
+            .gateway
             .as_ref()
-            .map_or_else(|| Ok(Totals::default()), |gateway| gateway.totals())
+            .map_or_else(|| Ok(Totals::default()), Gateway::totals)
     }
 
     /// Losses are in queues in front of gregw or behind, so it may have missed some, but none that it counted half.
@@ -170,89 +120,116 @@ impl Lane {
         let packets = counted.greatest();
         let loss = f64::from(sent) - packets as f64;
         ensure!(
-            self.gateway.is_none()
+            self.setting.gateway.is_none()
                 || counted == self.case.totals(packets) && loss <= f64::from(sent) * TOLERATED_LOSS,
             "of {sent} frames gregw counted {counted:?}"
         );
         Ok(())
     }
+}
 
-    fn new(
-        programs: &mut Programs,
-        case: Case,
-        scale: Scale,
-        routes: &[Route],
-        gateway: &mut Option<(Rc<Gateway>, Rc<Bed>)>,
-    ) -> Result<Self> {
-        let (gateway, bed) = if case.is_gateway() {
-            let (gateway, bed) = shared(programs, scale, gateway)?;
-            (Some(gateway), bed)
-        } else {
-            (None, Rc::new(Bed::new()?))
-        };
-        let (left, right) = (bed.left, bed.right);
-        let traffic = Traffic {
+impl Workshop {
+    /// An empty one for tables of this size.
+    pub(crate) fn new(scale: Scale) -> Self {
+        Self {
             scale,
-            routes,
-            left,
-            right,
+            routes: scale.routes(),
+            settings: HashMap::new(),
+        }
+    }
+
+    /// Sets up a case. `None`: the kernel has no such tunnels.
+    pub(crate) fn lane(&mut self, programs: &mut Programs, case: Case) -> Result<Option<Lane>> {
+        self.set_up(programs, case)
+            .with_context(|| format!("cannot set up {case}"))
+    }
+
+    fn set_up(&mut self, programs: &mut Programs, case: Case) -> Result<Option<Lane>> {
+        let Some(setting) = self.setting(programs, case)? else {
+            return Ok(None);
         };
-        let (feed, trip) = match case {
-            Case::Sink => {
-                programs.attach_sink(left.near)?;
-                (left.far, traffic.unchanged())
-            }
-            Case::Redirect => {
-                programs.attach_redirect(left.near, right.near)?;
-                programs.attach_sink(right.far)?;
-                (left.far, traffic.unchanged())
-            }
-            Case::PortToTunnel => (left.far, traffic.port_to_tunnel()),
-            Case::TunnelToPort => (right.far, traffic.tunnel_to_port()),
-            Case::TunnelToTunnel => (right.far, traffic.tunnel_to_tunnel()),
-            Case::KernelForward => {
-                kernel::forward(&bed, routes)?;
-                programs.attach_pass(left.near)?;
-                programs.attach_sink(right.far)?;
-                (left.far, traffic.routed())
-            }
-            Case::KernelVxlan => {
-                kernel::forward_into_vxlan(&bed, routes)?;
-                programs.attach_pass(left.near)?;
-                programs.attach_sink(right.far)?;
-                (left.far, traffic.routed_into_vxlan())
-            }
-        };
-        let Trip { sent, arriving } = trip;
-        Ok(Self {
+        let (feed, Trip { sent, arriving }) = self.trip(case, &setting.bed);
+        Ok(Some(Lane {
             case,
-            namespace: bed.namespace.clone(),
+            setting,
             feed,
             generator: Generator::load(&sent)?,
             expectation: arriving.expectation(),
-            gateway,
             rate: 0.0,
-        })
+        }))
     }
-}
 
-/// The data plane, once it has been loaded; the calling thread enters its namespace.
-fn shared(
-    programs: &mut Programs,
-    scale: Scale,
-    gateway: &mut Option<(Rc<Gateway>, Rc<Bed>)>,
-) -> Result<(Rc<Gateway>, Rc<Bed>)> {
-    if let Some((gateway, bed)) = gateway {
-        bed.namespace.enter()?;
-        return Ok((Rc::clone(gateway), Rc::clone(bed)));
+    fn setting(&mut self, programs: &mut Programs, case: Case) -> Result<Option<Rc<Setting>>> {
+        let stage = (!case.stage.is_gateway()).then_some(case.stage);
+        let kind = (stage, case.tunnels);
+        if let Some(setting) = self.settings.get(&kind) {
+            return Ok(setting.clone());
+        }
+        let bed = Bed::new()?;
+        let gateway = match stage {
+            Some(_) => None,
+            None => Some(Gateway::new(&bed, self.scale, case.tunnels)?),
+        };
+        let possible = self.attach(programs, case.stage, &bed)?;
+        let setting = possible.then(|| Rc::new(Setting { gateway, bed }));
+        self.settings.insert(kind, setting.clone());
+        Ok(setting)
     }
-    let bed = Rc::new(Bed::new()?);
-    let loaded = Rc::new(Gateway::new(&bed, scale)?);
-    for device in [bed.left.far, bed.right.far] {
-        programs.attach_sink(device)?;
+
+    /// Puts sinks on devices, and what is under test unless it is gregw. Returns whether the kernel can do that.
+    fn attach(&self, programs: &mut Programs, stage: Stage, bed: &Bed) -> Result<bool> {
+        let Bed { left, right, .. } = bed;
+        match stage {
+            Stage::Sink => {
+                programs.attach_sink(left.near)?;
+                return Ok(true);
+            }
+            Stage::PortToTunnel | Stage::TunnelToPort | Stage::TunnelToTunnel => {
+                programs.attach_sink(left.far)?;
+            }
+            Stage::Redirect => programs.attach_redirect(left.near, right.near)?,
+            Stage::KernelForward => kernel::forward(bed, &self.routes)?,
+            Stage::KernelVxlan => kernel::forward_into_vxlan(bed, &self.routes)?,
+            Stage::KernelGre => {
+                if !kernel::forward_into_gre(bed, &self.routes)? {
+                    return Ok(false);
+                }
+            }
+        }
+        if matches!(
+            stage,
+            Stage::KernelForward | Stage::KernelVxlan | Stage::KernelGre
+        ) {
+            programs.attach_pass(left.near)?;
+        }
+        programs.attach_sink(right.far)?;
+        Ok(true)
     }
-    *gateway = Some((Rc::clone(&loaded), Rc::clone(&bed)));
-    Ok((loaded, bed))
+
+    /// Where frames of a case are fed, and what they are.
+    fn trip(&self, case: Case, bed: &Bed) -> (Device, Trip) {
+        let traffic = Traffic {
+            scale: self.scale,
+            routes: &self.routes,
+            case,
+            left: bed.left,
+            right: bed.right,
+        };
+        let trip = match case.stage {
+            Stage::Sink | Stage::Redirect => traffic.unchanged(),
+            Stage::PortToTunnel => traffic.port_to_tunnel(),
+            Stage::TunnelToPort => traffic.tunnel_to_port(),
+            Stage::TunnelToTunnel => traffic.tunnel_to_tunnel(),
+            Stage::KernelForward => traffic.routed(),
+            Stage::KernelVxlan => traffic.routed_into_vxlan(),
+            Stage::KernelGre => traffic.routed_into_gre(),
+        };
+        let feed = match case.stage {
+            Stage::TunnelToPort | Stage::TunnelToTunnel => bed.right.far,
+            _ => bed.left.far,
+        };
+        (feed, trip)
+    }
 }
 
 fn display(head: Head) -> String {

@@ -21,6 +21,7 @@ pub(crate) struct Programs {
     expectation: Array<MapData, Plain<Expectation>>,
     counts: PerCpuArray<MapData, Plain<Counts>>,
     target: DevMap<MapData>,
+    numbers: u64,
 }
 
 impl Programs {
@@ -36,6 +37,7 @@ impl Programs {
             expectation: take(&mut ebpf, "EXPECTATION")?,
             counts: take(&mut ebpf, "COUNTS")?,
             target: take(&mut ebpf, "TARGET")?,
+            numbers: 0,
             ebpf,
         })
     }
@@ -51,6 +53,13 @@ impl Programs {
             .set(0, target.index, None, 0)
             .with_context(|| format!("cannot make {} the target of the redirect", target.name))?;
         self.attach("redirect", device)
+    }
+
+    /// The first of `count` numbers that no frame has carried yet: a tunnel may be fed by several generators.
+    pub(crate) fn number(&mut self, count: u32) -> u64 {
+        let first = self.numbers;
+        self.numbers += u64::from(count);
+        first
     }
 
     /// Makes the sink ready for a case.

@@ -1,29 +1,29 @@
-//! What a run says: rates, costs and ratios, as a table or as JSON.
+//! What a run of cases says: rates, costs and ratios, as a table or as JSON.
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::{self, Write as _};
 
-use nix::sys::utsname::uname;
 use serde::Serialize;
 
-use crate::lane::Case;
-
-/// What the cases of gregw are compared with.
-const REFERENCES: [Case; 3] = [Case::Redirect, Case::KernelForward, Case::KernelVxlan];
+use crate::case::{Case, Stage};
+use crate::machine::Machine;
+use crate::statistics::{median, round};
 
 /// The result of a run.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Report {
-    /// The kernel's release.
-    kernel: String,
-    /// The processor's name.
-    cpu: String,
+    /// Where it ran.
+    #[serde(flatten)]
+    machine: Machine,
     /// Rounds of which medians were taken.
     rounds: usize,
     /// One entry for each case, in the order of measurement.
-    cases: Vec<CaseReport>,
-    /// Packet rates of gregw's cases by those of others, named "case/reference".
-    ratios: BTreeMap<String, f64>,
+    pub(crate) cases: Vec<CaseReport>,
+    /// Packet rates of gregw's cases by those of others with packets of the same size, named "case/reference".
+    pub(crate) ratios: BTreeMap<String, f64>,
+    /// Cases that this kernel cannot run.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unavailable: Vec<Case>,
 }
 
 /// The result of a case.
@@ -39,41 +39,54 @@ pub(crate) struct CaseReport {
     pub(crate) stage_ns: f64,
 }
 
+/// The rounds of a case.
+#[derive(Clone, Debug)]
+pub(crate) struct Measured {
+    /// The case.
+    pub(crate) case: Case,
+    /// Bytes of a frame that enters.
+    pub(crate) bytes: usize,
+    /// Packets a second.
+    pub(crate) rates: Vec<f64>,
+}
+
 impl Report {
-    /// From the cases' rounds, in packets a second; the first case is [`Case::Sink`].
-    pub(crate) fn new(rounds: usize, measured: Vec<(Case, usize, Vec<f64>)>) -> Self {
-        let rates: Vec<(Case, usize, f64)> = measured
-            .into_iter()
-            .map(|(case, bytes, rates)| (case, bytes, median(rates)))
-            .collect();
-        let base = rates.first().map_or(0.0, |(_, _, rate)| nanoseconds(*rate));
-        let ratios = rates
+    /// From the cases' rounds; there is one with nothing between generator and sink for each size.
+    pub(crate) fn new(measured: &[Measured], unavailable: Vec<Case>) -> Self {
+        let rate = |case: Case| {
+            let found = measured.iter().find(|measured| measured.case == case)?;
+            Some(median(&found.rates))
+        };
+        let gateways = measured
             .iter()
-            .filter(|(case, ..)| case.is_gateway())
-            .flat_map(|gateway| rates.iter().map(move |reference| (gateway, reference)))
-            .filter(|(_, (reference, ..))| REFERENCES.contains(reference))
-            .map(|((case, _, rate), (reference, _, other))| {
-                (
-                    format!("{}/{}", name(*case), name(*reference)),
-                    round(rate / other, 3),
-                )
-            })
-            .collect();
-        let cases = rates
+            .filter(|measured| measured.case.stage.is_gateway());
+        let mut ratios = BTreeMap::new();
+        for case in gateways.map(|measured| measured.case) {
+            for stage in Stage::REFERENCES {
+                if let (Some(own), Some(other)) = (rate(case), rate(case.beside(stage))) {
+                    ratios.insert(ratio_name(case, stage), round(own / other, 3));
+                }
+            }
+        }
+        let cases = measured
             .iter()
-            .map(|(case, bytes, rate)| CaseReport {
-                name: *case,
-                bytes: *bytes,
-                mpps: round(rate / 1e6, 3),
-                stage_ns: round(nanoseconds(*rate) - base, 1),
+            .map(|Measured { case, bytes, rates }| {
+                let time = 1e9 / median(rates);
+                let base = rate(case.beside(Stage::Sink)).map_or(time, |rate| 1e9 / rate);
+                CaseReport {
+                    name: *case,
+                    bytes: *bytes,
+                    mpps: round(median(rates) / 1e6, 3),
+                    stage_ns: round(time - base, 1),
+                }
             })
             .collect();
         Self {
-            kernel: kernel(),
-            cpu: cpu(),
-            rounds,
+            machine: Machine::this(),
+            rounds: measured.first().map_or(0, |measured| measured.rates.len()),
             cases,
             ratios,
+            unavailable,
         }
     }
 }
@@ -83,72 +96,48 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "Linux {}, one core of {}, medians of {} rounds\n",
-            self.kernel, self.cpu, self.rounds
+            self.machine.kernel, self.machine.cpu, self.rounds
         )?;
-        writeln!(
+        write!(
             f,
-            "{:<18}{:>6}{:>9}{:>12}",
+            "{:<26}{:>6}{:>9}{:>10}",
             "case", "bytes", "Mpps", "stage ns"
         )?;
-        for case in &self.cases {
-            writeln!(
-                f,
-                "{:<18}{:>6}{:>9.3}{:>12.1}",
-                name(case.name),
-                case.bytes,
-                case.mpps,
-                case.stage_ns
-            )?;
+        for stage in Stage::REFERENCES {
+            write!(f, "{:>18}", format!("/{stage}"))?;
         }
         writeln!(f)?;
-        for (name, ratio) in &self.ratios {
-            writeln!(f, "{name:<34}{ratio:>9.3}")?;
+        for case in &self.cases {
+            writeln!(f, "{}", self.line(case).trim_end())?;
+        }
+        for case in &self.unavailable {
+            writeln!(f, "{case}: not available: the kernel has no such device")?;
         }
         Ok(())
     }
 }
 
-/// The case as it is called on the command line and in reports.
-pub(crate) fn name(case: Case) -> String {
-    clap::ValueEnum::to_possible_value(&case)
-        .map(|value| value.get_name().to_owned())
-        .unwrap_or_default()
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 {
-        values[middle]
-    } else {
-        values[middle - 1].midpoint(values[middle])
+impl Report {
+    /// A case's figures and its rate by those of the references.
+    fn line(&self, case: &CaseReport) -> String {
+        let mut line = format!(
+            "{:<26}{:>6}{:>9.3}{:>10.1}",
+            case.name.to_string(),
+            case.bytes,
+            case.mpps,
+            case.stage_ns
+        );
+        for stage in Stage::REFERENCES {
+            let ratio = self.ratios.get(&ratio_name(case.name, stage));
+            let ratio = ratio.map_or_else(String::new, |ratio| format!("{ratio:.3}"));
+            let _ = write!(line, "{ratio:>18}");
+        }
+        line
     }
 }
 
-fn nanoseconds(rate: f64) -> f64 {
-    1e9 / rate
-}
-
-fn round(value: f64, digits: i32) -> f64 {
-    let factor = 10_f64.powi(digits);
-    (value * factor).round() / factor
-}
-
-fn kernel() -> String {
-    uname().map_or_else(
-        |_| "unknown".to_owned(),
-        |names| names.release().to_string_lossy().into_owned(),
-    )
-}
-
-fn cpu() -> String {
-    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    text.lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
-        .map_or_else(
-            || std::env::consts::ARCH.to_owned(),
-            |(_, name)| name.to_owned(),
-        )
+fn ratio_name(case: Case, reference: Stage) -> String {
+    format!("{case}/{}", case.beside(reference))
 }
 
 #[cfg(test)]
@@ -157,13 +146,18 @@ mod tests {
 
     #[test]
     fn a_stage_costs_what_a_packet_takes_longer_than_without_it() {
+        let measured = |stage, rates| Measured {
+            case: Case::small(stage),
+            bytes: 64,
+            rates,
+        };
         let report = Report::new(
-            3,
-            vec![
-                (Case::Sink, 64, vec![5e6, 4e6, 6e6]),
-                (Case::Redirect, 64, vec![4e6, 1.0, 9e6]),
-                (Case::PortToTunnel, 64, vec![2e6; 3]),
+            &[
+                measured(Stage::Sink, vec![5e6, 4e6, 6e6]),
+                measured(Stage::Redirect, vec![4e6, 1.0, 9e6]),
+                measured(Stage::PortToTunnel, vec![2e6; 3]),
             ],
+            Vec::new(),
         );
         let costs: Vec<f64> = report.cases.iter().map(|case| case.stage_ns).collect();
         assert_eq!(costs, [0.0, 50.0, 300.0]);

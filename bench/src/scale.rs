@@ -4,7 +4,7 @@
 //! over the networks in turn; the prefixes of a network are random.
 
 use std::collections::HashSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
 use anyhow::{Result, ensure};
@@ -14,10 +14,12 @@ use ipnet::Ipv4Net;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::frame::Outer;
+use crate::case::TunnelKind;
 
 /// The gateway's GRE address.
-pub(crate) const LOCAL: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+pub(crate) const LOCAL_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+/// Its GRE address in an IPv6 underlay.
+const LOCAL_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 /// The one machine on each port.
 pub(crate) const MACHINE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 /// The gateway's address on each port.
@@ -26,7 +28,9 @@ pub(crate) const GATEWAY_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 pub(crate) const SUBNET_LENGTH: u8 = 24;
 
 /// Remotes have the addresses from here on (RFC 2544 benchmarking space).
-const FIRST_REMOTE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
+const FIRST_REMOTE_V4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
+/// Remotes in an IPv6 underlay have the addresses from here on.
+const FIRST_REMOTE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 0);
 /// Tunnels to one remote, told apart by key.
 const TUNNELS_PER_REMOTE: u32 = 16;
 const SEED: u64 = 0x6772_6567_772d_6231;
@@ -108,13 +112,20 @@ impl Scale {
         tunnel / TUNNELS_PER_REMOTE
     }
 
-    /// What packets from a tunnel look like.
-    pub(crate) fn outer(self, tunnel: u32) -> Outer {
-        Outer {
-            source: Ipv4Addr::from_bits(FIRST_REMOTE.to_bits() + Self::remote(tunnel)),
-            destination: LOCAL,
-            key: 1_000_000 + tunnel,
+    /// Where a tunnel's packets come from.
+    pub(crate) fn remote_address(self, kind: TunnelKind, tunnel: u32) -> IpAddr {
+        let remote = Self::remote(tunnel);
+        match kind {
+            TunnelKind::Ipv6 => {
+                Ipv6Addr::from_bits(FIRST_REMOTE_V6.to_bits() + u128::from(remote)).into()
+            }
+            _ => Ipv4Addr::from_bits(FIRST_REMOTE_V4.to_bits() + remote).into(),
         }
+    }
+
+    /// The key of packets from a tunnel.
+    pub(crate) const fn receive_key(self, tunnel: u32) -> u32 {
+        1_000_000 + tunnel
     }
 
     /// The key of packets into a tunnel, which is another one than that of packets from it.
@@ -143,6 +154,14 @@ impl Scale {
                 }
             })
             .collect()
+    }
+}
+
+/// The gateway's GRE address in tunnels of a kind.
+pub(crate) fn local(kind: TunnelKind) -> IpAddr {
+    match kind {
+        TunnelKind::Ipv6 => LOCAL_V6.into(),
+        _ => LOCAL_V4.into(),
     }
 }
 

@@ -7,9 +7,10 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
 use crate::bed::{Cable, Mac};
+use crate::case::{Case, Stage, TunnelKind};
 use crate::frame::{Inner, Link, Outer, encapsulated, plain, vxlan};
 use crate::head::{Field, Frames};
-use crate::scale::{LOCAL, MACHINE, Route, Scale};
+use crate::scale::{LOCAL_V4, MACHINE, Route, Scale, local};
 
 /// Frames to send and what must arrive for them.
 #[derive(Debug, Default)]
@@ -20,8 +21,10 @@ pub(crate) struct Trip {
     pub(crate) arriving: Frames,
 }
 
-/// The other end of the kernel's VXLAN tunnel.
-pub(crate) const VXLAN_REMOTE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+/// The other end of the kernel's tunnel.
+pub(crate) const KERNEL_REMOTE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+/// The key of the kernel's GRE tunnel.
+pub(crate) const KERNEL_GRE_KEY: u32 = 1_000_000;
 /// The kernel's VXLAN device.
 pub(crate) const VXLAN_MAC: Mac = crate::bed::mac(100);
 /// The router behind it.
@@ -29,8 +32,12 @@ pub(crate) const VXLAN_ROUTER_MAC: Mac = crate::bed::mac(101);
 
 /// Where a site's machine sends from that no route leads to.
 const SITE: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 9);
-/// Identification and checksum of the outer IP header, and the UDP source port, which tells flows apart.
-const VXLAN_FREE: [Field; 3] = [(18, 2), (24, 2), (34, 2)];
+/// Identification and checksum of the outer IP header, which the kernel makes up.
+const IDENTIFICATION: [Field; 2] = [(18, 2), (24, 2)];
+/// The outer UDP source port, which tells flows apart.
+const UDP_SOURCE_PORT: Field = (34, 2);
+/// The flow label of the outer IPv6 header, and half of its traffic class.
+const FLOW_LABEL: Field = (15, 3);
 
 const LEAST_FRAMES: usize = 256;
 const MOST_FRAMES: usize = 1 << 17;
@@ -43,6 +50,8 @@ pub(crate) struct Traffic<'a> {
     pub(crate) scale: Scale,
     /// All routes of it.
     pub(crate) routes: &'a [Route],
+    /// What is measured.
+    pub(crate) case: Case,
     /// The side of the machines.
     pub(crate) left: Cable,
     /// The side of the underlay.
@@ -53,7 +62,7 @@ impl Traffic<'_> {
     /// Machines' packets that arrive as they were sent.
     pub(crate) fn unchanged(self) -> Trip {
         self.each(|_, _, host| {
-            let frame = plain(inward(self.left), None, from_machine(host, 0));
+            let frame = plain(inward(self.left), None, self.outbound(host, 0));
             (frame.clone(), frame)
         })
     }
@@ -62,8 +71,8 @@ impl Traffic<'_> {
     pub(crate) fn routed(self) -> Trip {
         self.each(|_, _, host| {
             (
-                plain(inward(self.left), None, from_machine(host, 0)),
-                plain(outward(self.right), None, from_machine(host, 1)),
+                plain(inward(self.left), None, self.outbound(host, 0)),
+                plain(outward(self.right), None, self.outbound(host, 1)),
             )
         })
     }
@@ -75,59 +84,96 @@ impl Traffic<'_> {
             destination: VXLAN_ROUTER_MAC,
         };
         let mut trip = self.each(|_, _, host| {
-            let inner = plain(link, None, from_machine(host, 1));
+            let inner = plain(link, None, self.outbound(host, 1));
             (
-                plain(inward(self.left), None, from_machine(host, 0)),
-                vxlan(outward(self.right), LOCAL, VXLAN_REMOTE, &inner),
+                plain(inward(self.left), None, self.outbound(host, 0)),
+                vxlan(outward(self.right), LOCAL_V4, KERNEL_REMOTE, &inner),
             )
         });
-        trip.arriving.free(&VXLAN_FREE);
+        trip.arriving.free(&IDENTIFICATION);
+        trip.arriving.free(&[UDP_SOURCE_PORT]);
+        trip
+    }
+
+    /// Machines' packets that are routed into a GRE tunnel of the kernel.
+    pub(crate) fn routed_into_gre(self) -> Trip {
+        let outer = Outer {
+            source: LOCAL_V4.into(),
+            destination: KERNEL_REMOTE.into(),
+            key: KERNEL_GRE_KEY,
+            checksum: false,
+            sequence: false,
+        };
+        let mut trip = self.each(|_, _, host| {
+            (
+                plain(inward(self.left), None, self.outbound(host, 0)),
+                encapsulated(outward(self.right), outer, self.outbound(host, 1)),
+            )
+        });
+        trip.arriving.free(&IDENTIFICATION);
         trip
     }
 
     /// Machines' packets that go into tunnels.
     pub(crate) fn port_to_tunnel(self) -> Trip {
-        self.each_with_port(|_, route, host| {
+        let trip = self.each_with_port(|_, route, host| {
             let vlan = self.scale.vlan(route.network);
             (
-                plain(inward(self.left), vlan, from_machine(host, 0)),
+                plain(inward(self.left), vlan, self.outbound(host, 0)),
                 encapsulated(
                     outward(self.right),
                     self.into(route.tunnel),
-                    from_machine(host, 1),
+                    self.outbound(host, 1),
                 ),
             )
-        })
+        });
+        self.with_what_varies(trip)
     }
 
     /// Sites' packets that go to machines.
     pub(crate) fn tunnel_to_port(self) -> Trip {
-        self.each_with_port(|_, route, host| {
+        let trip = self.each_with_port(|_, route, host| {
             let vlan = self.scale.vlan(route.network);
-            let outer = self.scale.outer(route.tunnel);
+            let outer = self.outer(route.tunnel);
             (
-                encapsulated(inward(self.right), outer, to_machine(host, 0)),
-                plain(outward(self.left), vlan, to_machine(host, 1)),
+                encapsulated(inward(self.right), outer, self.inbound(host, 0)),
+                plain(outward(self.left), vlan, self.inbound(host, 1)),
             )
-        })
+        });
+        self.with_what_varies(trip)
     }
 
     /// Sites' packets that go to other sites of the network, if it has any, else back.
     pub(crate) fn tunnel_to_tunnel(self) -> Trip {
-        self.each(|random, route, host| {
-            let from = self
-                .scale
-                .outer(self.scale.any_tunnel(random, route.network));
+        let trip = self.each(|random, route, host| {
+            let from = self.outer(self.scale.any_tunnel(random, route.network));
             let inner = |hops| Inner {
                 source: SITE,
                 destination: host,
                 hops,
+                size: self.case.size,
             };
             (
                 encapsulated(inward(self.right), from, inner(0)),
                 encapsulated(outward(self.right), self.into(route.tunnel), inner(1)),
             )
-        })
+        });
+        self.with_what_varies(trip)
+    }
+
+    /// What comes from tunnels carries numbers where it should; what goes into them carries any, and any flow label.
+    fn with_what_varies(self, mut trip: Trip) -> Trip {
+        let outer = self.outer(0);
+        if outer.sequence && self.case.stage != Stage::PortToTunnel {
+            trip.sent.number_at(outer.sequence_offset());
+        }
+        if outer.sequence && self.case.stage != Stage::TunnelToPort {
+            trip.arriving.free(&[(outer.sequence_offset(), 4)]);
+        }
+        if outer.source.is_ipv6() && self.case.stage != Stage::TunnelToPort {
+            trip.arriving.free(&[FLOW_LABEL]);
+        }
+        trip
     }
 
     /// One pair of frames for each route whose network has a port, in random order, again and again.
@@ -167,12 +213,43 @@ impl Traffic<'_> {
         trip
     }
 
+    fn outer(self, tunnel: u32) -> Outer {
+        Outer {
+            source: self.scale.remote_address(self.case.tunnels, tunnel),
+            destination: local(self.case.tunnels),
+            key: self.scale.receive_key(tunnel),
+            checksum: self.case.tunnels == TunnelKind::Checksum,
+            sequence: self.case.tunnels == TunnelKind::Sequence,
+        }
+    }
+
     fn into(self, tunnel: u32) -> Outer {
-        let outer = self.scale.outer(tunnel);
+        let outer = self.outer(tunnel);
         Outer {
             source: outer.destination,
             destination: outer.source,
             key: self.scale.transmit_key(tunnel),
+            ..outer
+        }
+    }
+
+    /// A packet from a machine.
+    fn outbound(self, host: Ipv4Addr, hops: u8) -> Inner {
+        Inner {
+            source: MACHINE,
+            destination: host,
+            hops,
+            size: self.case.size,
+        }
+    }
+
+    /// A packet to a machine.
+    fn inbound(self, host: Ipv4Addr, hops: u8) -> Inner {
+        Inner {
+            source: host,
+            destination: MACHINE,
+            hops,
+            size: self.case.size,
         }
     }
 }
@@ -190,21 +267,5 @@ fn outward(cable: Cable) -> Link {
     Link {
         source: cable.near.mac,
         destination: cable.far.mac,
-    }
-}
-
-fn from_machine(host: Ipv4Addr, hops: u8) -> Inner {
-    Inner {
-        source: MACHINE,
-        destination: host,
-        hops,
-    }
-}
-
-fn to_machine(host: Ipv4Addr, hops: u8) -> Inner {
-    Inner {
-        source: host,
-        destination: MACHINE,
-        hops,
     }
 }

@@ -42,6 +42,26 @@ fn a_short_run_measures_every_case_and_compares_gregw_with_every_other_way() {
 }
 
 #[test]
+fn frames_of_every_size_pass_through_every_kind_of_tunnel() {
+    let Some(report) = run(&["throughput"]) else {
+        return;
+    };
+    for (suffix, bytes) in [
+        ("ipv6", 112),
+        ("checksum", 96),
+        ("sequence", 96),
+        ("512", 540),
+        ("1400", 1428),
+    ] {
+        let name = format!("tunnel_to_tunnel_{suffix}");
+        assert!(mpps(&report, &name) > 0.0);
+        assert_eq!(case(&report, &name)["bytes"], bytes, "{name}");
+    }
+    let ratio = &report["ratios"]["port_to_tunnel_1400/kernel_vxlan_1400"];
+    assert!(ratio.as_f64().unwrap() > 0.0);
+}
+
+#[test]
 fn traffic_over_many_tunnels_networks_and_routes_arrives_as_it_should() {
     let options = ["--cases", "port_to_tunnel,tunnel_to_port,tunnel_to_tunnel"];
     let scale = ["--tunnels", "300", "--networks", "30", "--routes", "3000"];
@@ -88,7 +108,10 @@ fn cases(report: &Value) -> impl Iterator<Item = &Value> {
     report["cases"].as_array().unwrap().iter()
 }
 
+fn case<'r>(report: &'r Value, name: &str) -> &'r Value {
+    cases(report).find(|case| case["name"] == name).unwrap()
+}
+
 fn mpps(report: &Value, name: &str) -> f64 {
-    let case = cases(report).find(|case| case["name"] == name).unwrap();
-    case["mpps"].as_f64().unwrap()
+    case(report, name)["mpps"].as_f64().unwrap()
 }

@@ -27,8 +27,12 @@ pub struct Template {
     pub places: [u32; FIELDS],
     /// The number of flows less one; the number is a power of two.
     pub mask: u32,
+    /// Where in the head each frame carries a number of its own, in 4 bytes; 0: nowhere.
+    pub number: u32,
     /// 1: [`HEAD_LENGTH`] bytes are written; 0: [`SHORT_HEAD_LENGTH`].
     pub long: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// How far the generator has come.
@@ -37,6 +41,8 @@ pub struct Template {
 pub struct Progress {
     /// Frames made.
     pub made: u64,
+    /// The number in the first one, for frames that carry one.
+    pub first_number: u64,
     /// When the first frame was made, in nanoseconds of the monotonic clock.
     pub start: u64,
     /// When the first frame of the last complete section was made.

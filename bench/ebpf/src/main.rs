@@ -27,7 +27,9 @@ static TEMPLATE: Template = Template {
     head: [0; HEAD_LENGTH / 8],
     places: [0; FIELDS],
     mask: 0,
+    number: 0,
     long: 0,
+    reserved: 0,
 };
 /// What tells them apart. The loader sets the size.
 #[btf_map]
@@ -85,12 +87,20 @@ fn generate(context: &XdpContext) -> Option<()> {
     }
     let progress = PROGRESS.get_ptr_mut(0)?;
     // SAFETY: the slot belongs to this CPU.
-    let number = count_made(unsafe { &mut *progress });
+    let progress = unsafe { &mut *progress };
+    let number = count_made(progress);
     let flow = FLOWS.get(number as u32 & constant(&TEMPLATE.mask))?;
     for (place, field) in TEMPLATE.places.iter().zip(flow) {
         let place = (start + constant(place) as usize) as *mut u16;
         // SAFETY: the verifier, which knows the constant, makes sure that the field lies in what was written.
         unsafe { ptr::write_unaligned(place, *field) };
+    }
+    let place = constant(&TEMPLATE.number);
+    if place != 0 {
+        let place = (start + place as usize) as *mut u32;
+        let own = ((progress.first_number + number) as u32).to_be();
+        // SAFETY: as above.
+        unsafe { ptr::write_unaligned(place, own) };
     }
     Some(())
 }
