@@ -56,6 +56,8 @@ pub struct Adjacencies {
     devices: HashMap<IfIndex, UnderlayDevice>,
     ids: IdPool,
     changes: Changes,
+    /// Ends whose route the kernel gave no answer about.
+    unanswered: BTreeSet<Way>,
     /// Where the next round of probes begins.
     cursor: Option<Hop>,
 }
@@ -83,7 +85,7 @@ pub struct Status {
 /// Something to do about a next hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
-    /// Have the kernel resolve it.
+    /// Have the kernel resolve it, and report what it knows by [`Adjacencies::set_neighbour`].
     Resolve(Hop),
     /// Compare with the kernel's entry, report that by [`Adjacencies::heard`], then ask the next hop whether it still
     /// is where it was.
@@ -128,6 +130,7 @@ impl Default for Adjacencies {
             devices: HashMap::new(),
             ids: IdPool::new(UNREACHABLE.0 + 1, limits::ADJACENCIES as u32),
             changes: Changes::default(),
+            unanswered: BTreeSet::new(),
             cursor: None,
         }
     }
@@ -187,6 +190,7 @@ impl Adjacencies {
     /// Notes where packets between these ends go. Returns the next hop if it is new, so that the caller has to look
     /// its neighbour entry up.
     pub fn set_route(&mut self, way: Way, hop: Option<Hop>, now: Instant) -> Option<Hop> {
+        self.unanswered.remove(&way);
         let state = self.ways.get_mut(&way)?;
         if state.hop == hop {
             return None;
@@ -196,6 +200,19 @@ impl Adjacencies {
         let is_new = hop.is_some_and(|hop| self.join(way, hop, now));
         self.leave(way, old, now);
         hop.filter(|_| is_new)
+    }
+
+    /// Notes that the kernel gave no answer about the route between these ends: what is known of it stays, and
+    /// [`Adjacencies::take_unanswered`] tells to look it up again.
+    pub fn set_unanswered(&mut self, way: Way) {
+        if self.ways.contains_key(&way) {
+            self.unanswered.insert(way);
+        }
+    }
+
+    /// Ends whose route has to be looked up again, because there was no answer.
+    pub fn take_unanswered(&mut self) -> Vec<Way> {
+        std::mem::take(&mut self.unanswered).into_iter().collect()
     }
 
     /// Notes the kernel's neighbour entry. Returns whether a next hop is concerned and was changed by that.
@@ -234,11 +251,19 @@ impl Adjacencies {
         self.devices.keys().copied().collect()
     }
 
-    /// The ends of tunnels whose remote lies in `destinations` (`None`: all), which have to be looked up again.
-    pub fn ways_to(&self, destinations: Option<IpNet>) -> Vec<Way> {
+    /// The ends of all tunnels.
+    pub fn ways(&self) -> Vec<Way> {
+        self.ways.keys().copied().collect()
+    }
+
+    /// The ends of tunnels whose remote lies in one of `destinations`.
+    pub fn ways_to(&self, destinations: &[IpNet]) -> Vec<Way> {
         self.ways
             .keys()
-            .filter(|way| destinations.is_none_or(|prefix| prefix.contains(&way.remote)))
+            .filter(|way| {
+                let mut prefixes = destinations.iter();
+                prefixes.any(|prefix| prefix.contains(&way.remote))
+            })
             .copied()
             .collect()
     }
@@ -284,6 +309,12 @@ impl Adjacencies {
     /// What has changed since the last call.
     pub fn take_changes(&mut self) -> Changes {
         std::mem::take(&mut self.changes)
+    }
+
+    /// Has what could not be written told again.
+    pub fn put_back(&mut self, changes: Changes) {
+        self.changes.entries.extend(changes.entries);
+        self.changes.tunnels.extend(changes.tunnels);
     }
 
     /// What to do about next hops in this round.
@@ -339,6 +370,7 @@ impl Adjacencies {
         {
             let hop = state.hop;
             self.ways.remove(&way);
+            self.unanswered.remove(&way);
             self.leave(way, hop, now);
         }
     }
@@ -399,6 +431,15 @@ impl Adjacencies {
             self.by_id.remove(&id);
             self.changes.entries.insert(id);
             self.ids.release(id.0, now);
+        }
+    }
+}
+
+impl Task {
+    /// The next hop that it is about.
+    pub fn hop(self) -> Hop {
+        match self {
+            Self::Resolve(hop) | Self::Confirm(Confirm { hop, .. }) => hop,
         }
     }
 }
@@ -487,7 +528,7 @@ mod tests {
             assert_eq!((status.hop, status.mac), (Some(hop), Some(ROUTER)));
         }
         adjacencies.release_ways(now);
-        assert_eq!(adjacencies.ways_to(None), [way(0)]);
+        assert_eq!(adjacencies.ways(), [way(0)]);
         assert_eq!(adjacencies.hops(), [router(254)]);
     }
 
@@ -496,7 +537,7 @@ mod tests {
         let now = Instant::now();
         let mut adjacencies = behind_one_router(4, now);
         let old = adjacencies.status(TunnelId(0)).id;
-        let moved = adjacencies.ways_to("198.51.100.2/31".parse().ok());
+        let moved = adjacencies.ways_to(&["198.51.100.2/31".parse().expect("valid")]);
         assert_eq!(moved, [way(2), way(3)]);
 
         assert_eq!(
@@ -509,6 +550,25 @@ mod tests {
         let changes = adjacencies.take_changes();
         assert_eq!(changes.entries, BTreeSet::from([new]));
         assert_eq!(changes.tunnels, BTreeSet::from([TunnelId(2)]));
+    }
+
+    #[test]
+    fn a_way_without_an_answer_keeps_its_next_hop_and_is_looked_up_again() {
+        let now = Instant::now();
+        let mut adjacencies = behind_one_router(2, now);
+        let before = adjacencies.status(TunnelId(0));
+        for way in [way(0), way(1), way(7)] {
+            adjacencies.set_unanswered(way);
+        }
+        assert_eq!(adjacencies.status(TunnelId(0)), before);
+        assert_eq!(adjacencies.take_changes(), Changes::default());
+        // An answer settles it, and so does the end of the last tunnel.
+        adjacencies.set_route(way(0), Some(router(254)), now);
+        assert_eq!(adjacencies.take_unanswered(), [way(1)]);
+        assert!(adjacencies.take_unanswered().is_empty());
+        adjacencies.set_unanswered(way(1));
+        adjacencies.remove_tunnel(TunnelId(1), now);
+        assert!(adjacencies.take_unanswered().is_empty());
     }
 
     #[test]
@@ -612,10 +672,7 @@ mod tests {
         }
         let seen: BTreeSet<Hop> = (0..3)
             .flat_map(|_| adjacencies.round(now))
-            .map(|task| match task {
-                Task::Resolve(hop) => hop,
-                Task::Confirm(confirm) => confirm.hop,
-            })
+            .map(Task::hop)
             .collect();
         assert_eq!(seen.len(), count as usize);
     }

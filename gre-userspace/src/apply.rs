@@ -12,7 +12,7 @@ use gre_common::id::{IfIndex, NeighbourId, NetworkId, PortId, TunnelId};
 use gre_common::next_hop::{NextHop as Packed, Target};
 use ipnet::IpNet;
 
-use crate::adjacency::{Adjacencies, Way};
+use crate::adjacency::{Adjacencies, Changes, Way};
 use crate::dataplane::{self, DataPlane};
 use crate::error::Result;
 use crate::neighbour::{Action, Neighbours, Question};
@@ -100,6 +100,9 @@ impl Live {
     }
 
     /// Writes out what has changed about next hops.
+    ///
+    /// # Errors
+    /// The first write that failed. The others are made nevertheless, and those that failed again at the next call.
     pub fn write_adjacencies(&mut self) -> Result<()> {
         let changes = self.adjacencies.take_changes();
         let (used, unused): (Vec<_>, Vec<_>) = changes
@@ -107,19 +110,35 @@ impl Live {
             .into_iter()
             .map(|id| (id, self.adjacencies.entry(id)))
             .partition(|(_, entry)| *entry != AdjacencyEntry::default());
+        let mut failed = Changes::default();
+        let mut result = Ok(());
         for (id, entry) in used {
-            self.plane.maps.set_adjacency(id, entry)?;
+            if let Err(error) = self.plane.maps.set_adjacency(id, entry) {
+                failed.entries.insert(id);
+                result = result.and(Err(error));
+            }
         }
         for id in changes.tunnels {
-            if let Some(tunnel) = self.state.tunnels.get(&id) {
-                let adjacency = self.adjacencies.status(id).id;
-                self.plane.maps.set_tunnel(id, tunnel.entry(adjacency))?;
+            let Some(tunnel) = self.state.tunnels.get(&id) else {
+                continue;
+            };
+            let adjacency = self.adjacencies.status(id).id;
+            // A tunnel never meets an entry that was another next hop's.
+            if failed.entries.contains(&adjacency) {
+                failed.tunnels.insert(id);
+            } else if let Err(error) = self.plane.maps.set_tunnel(id, tunnel.entry(adjacency)) {
+                failed.tunnels.insert(id);
+                result = result.and(Err(error));
             }
         }
         for (id, entry) in unused {
-            self.plane.maps.set_adjacency(id, entry)?;
+            if let Err(error) = self.plane.maps.set_adjacency(id, entry) {
+                failed.entries.insert(id);
+                result = result.and(Err(error));
+            }
         }
-        Ok(())
+        self.adjacencies.put_back(failed);
+        result
     }
 
     fn go(&mut self, desired: &Desired, now: Instant) -> Result<()> {

@@ -26,12 +26,11 @@ use crate::gateway::{Gateway, ROUND_INTERVAL};
 use crate::instance::Instance;
 use crate::metrics;
 use crate::netlink::{self, Notifications};
+use crate::pace::Pace;
 use crate::request::{Document, Request, Requests};
 
 /// How long a killed daemon may take to go.
 pub const DYING: Duration = Duration::from_secs(1);
-/// How long changes in the kernel are collected before they are followed.
-const GATHERING: Duration = Duration::from_millis(20);
 /// How long requests that have begun may take to come to their end when the daemon ends.
 const CLOSING: Duration = Duration::from_secs(5);
 /// Requests that may wait for the loop.
@@ -157,7 +156,7 @@ impl Daemon {
         tracing::info!("running");
         let mut rounds = interval(ROUND_INTERVAL);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut refresh_at: Option<Instant> = None;
+        let mut pace = Pace::default();
         let step = loop {
             tokio::select! {
                 _ = self.terminate.recv() => break Step::Leave,
@@ -173,13 +172,13 @@ impl Daemon {
                     let Some(notification) = notification else {
                         return Err(Failure::new(ExitCode::Failure, "the kernel's notifications have ended"));
                     };
-                    if gateway.notice(notification) && refresh_at.is_none() {
-                        refresh_at = Some(Instant::now() + GATHERING);
+                    if gateway.notice(notification) {
+                        pace.note(Instant::now());
                     }
                 }
-                () = at(refresh_at) => {
-                    refresh_at = None;
+                () = at(pace.due()) => {
                     gateway.refresh().await;
+                    pace.done(Instant::now());
                 }
                 Ok(mut guard) = self.streams.events.readable_mut() => {
                     if hear(&mut gateway, guard.get_inner_mut()) {

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use gre_common::counters::Owner;
 use gre_common::event::{Event, EventKind};
-use gre_common::id::IfIndex;
+use gre_common::id::{IfIndex, MacAddress};
 use gre_common::limits;
 use ipnet::IpNet;
 
-use crate::adjacency::{Task, UnderlayDevice, Way};
+use crate::adjacency::{Confirm, Task, UnderlayDevice, Way};
 use crate::apply::Live;
 use crate::config::{Config, DeviceName, Diagnostics, Severity, Spanned, check_transition};
 use crate::dataplane::{DataPlane, Streams};
@@ -32,6 +32,8 @@ use crate::solicitation::{Solicitation, Solicitor};
 const LOOK_UPS: usize = 64;
 /// From this number on, the kernel's whole neighbour table is read instead of single entries.
 const MANY_HOPS: usize = 16;
+/// From this number of changed routes on, all ways are looked up again instead of comparing each with each.
+const MANY_ROUTES: usize = 256;
 
 const LIMITS: Limits = Limits {
     interfaces: limits::INTERFACES,
@@ -65,6 +67,15 @@ struct Stale {
     devices: bool,
     all_routes: bool,
     routes: Vec<IpNet>,
+}
+
+impl Stale {
+    fn add_route(&mut self, prefix: IpNet) {
+        // A storm takes no more room than this; that there are many is all that counts then.
+        if self.routes.len() <= MANY_ROUTES {
+            self.routes.push(prefix);
+        }
+    }
 }
 
 /// A configuration worked out but not in force.
@@ -166,7 +177,7 @@ impl Gateway {
                 self.links.remove(&index);
                 self.stale.devices = true;
             }
-            Notification::Routes(Some(prefix)) => self.stale.routes.push(prefix),
+            Notification::Routes(Some(prefix)) => self.stale.add_route(prefix),
             Notification::Routes(None) => self.stale.all_routes = true,
             Notification::Overrun => self.stale.everything = true,
         }
@@ -183,21 +194,15 @@ impl Gateway {
             self.follow_devices().await;
         }
         let adjacencies = &self.live.adjacencies;
-        let ways = if stale.everything || stale.all_routes || stale.devices {
-            adjacencies.ways_to(None)
+        let all = stale.everything || stale.all_routes || stale.devices;
+        let ways = if all || stale.routes.len() > MANY_ROUTES {
+            adjacencies.ways()
         } else {
-            let mut ways: Vec<Way> = stale
-                .routes
-                .iter()
-                .flat_map(|prefix| adjacencies.ways_to(Some(*prefix)))
-                .collect();
-            ways.sort_unstable();
-            ways.dedup();
-            ways
+            adjacencies.ways_to(&stale.routes)
         };
         self.look_up(ways).await;
         if stale.everything {
-            self.read_neighbours().await;
+            self.read_neighbours(self.live.adjacencies.hops()).await;
         }
         self.write_adjacencies();
     }
@@ -230,6 +235,8 @@ impl Gateway {
         } = &mut self.live;
         neighbours.round(now, |id| plane.maps.take_used(id));
         self.carry_out();
+        let unanswered = self.live.adjacencies.take_unanswered();
+        self.look_up(unanswered).await;
         let tasks = self.live.adjacencies.round(now);
         self.tend(tasks).await;
         self.write_adjacencies();
@@ -252,11 +259,7 @@ impl Gateway {
         let devices = self.devices(&config);
         let planned = plan(&config, &peerings, &devices, self.ids.clone(), &LIMITS);
         refuse(&planned.complaints)?;
-        for device in planned.desired.interfaces.keys() {
-            if let Some(link) = self.links.get(device) {
-                self.live.plane.check_device(link)?;
-            }
-        }
+        self.check_devices(&planned.desired)?;
         Ok(Prepared {
             config,
             peerings,
@@ -318,115 +321,174 @@ impl Gateway {
             self.open_underlays(&interfaces);
             return;
         }
-        let planned = plan(
-            &self.config,
-            &self.peerings,
-            &devices,
-            self.ids.clone(),
-            &LIMITS,
-        );
+        let Err(error) = self.go_to_devices(devices.clone()).await else {
+            return tracing::info!("devices have changed, and the gateway with them");
+        };
+        let changes = changed_devices(&self.planned_for, &devices);
+        if let [(name, _)] = &changes[..] {
+            return tracing::error!(
+                "{name} has changed, which cannot be followed: {:#}",
+                anyhow::Error::from(error)
+            );
+        }
+        // One that cannot be followed must not hold up the others.
+        for (name, device) in changes {
+            let mut devices = self.planned_for.clone();
+            match device {
+                Some(device) => devices.insert(name.clone(), device),
+                None => devices.remove(&name),
+            };
+            match self.go_to_devices(devices).await {
+                Ok(()) => tracing::info!("{name} has changed, and the gateway with it"),
+                Err(error) => tracing::error!(
+                    "{name} has changed, which cannot be followed: {:#}",
+                    anyhow::Error::from(error)
+                ),
+            }
+        }
+    }
+
+    /// Goes to what the configuration means with these devices.
+    async fn go_to_devices(&mut self, devices: Devices) -> Result<(), Error> {
+        let ids = self.ids.clone();
+        let planned = plan(&self.config, &self.peerings, &devices, ids, &LIMITS);
         for complaint in &planned.complaints {
             tracing::warn!("{complaint}: {}", complaint.help());
         }
-        match self.go_to(&planned.desired).await {
-            Ok(()) => {
-                self.planned_for = devices;
-                tracing::info!("devices have changed, and the gateway with them");
-            }
-            Err(error) => tracing::error!(
-                "devices have changed, which cannot be followed: {:#}",
-                anyhow::Error::from(error)
-            ),
-        }
+        self.check_devices(&planned.desired)?;
+        self.go_to(&planned.desired).await?;
+        self.planned_for = devices;
+        Ok(())
+    }
+
+    /// Makes sure that the devices of a state can be had.
+    fn check_devices(&self, desired: &Desired) -> Result<(), Error> {
+        let links = desired
+            .interfaces
+            .keys()
+            .filter_map(|device| self.links.get(device));
+        links
+            .into_iter()
+            .try_for_each(|link| self.live.plane.check_device(link))
     }
 
     /// Looks ways up in the kernel's routing tables, and the neighbours that turn out to be new.
     async fn look_up(&mut self, ways: Vec<Way>) {
         let netlink = &self.netlink;
-        let found: Vec<(Way, Option<Hop>)> = futures_util::stream::iter(ways)
+        let found: Vec<(Way, Result<Option<Hop>, Error>)> = futures_util::stream::iter(ways)
             .map(async |way| (way, netlink.route(way.local, way.remote).await))
             .buffer_unordered(LOOK_UPS)
             .collect()
             .await;
         let now = Instant::now();
-        let mut new_hops = 0;
-        for (way, hop) in found {
-            if hop.is_none() {
-                tracing::debug!("no route from {} to {}", way.local, way.remote);
+        let adjacencies = &mut self.live.adjacencies;
+        let mut new_hops = Vec::new();
+        for (way, answer) in found {
+            match answer {
+                Ok(hop) => {
+                    if hop.is_none() {
+                        tracing::debug!("no route from {} to {}", way.local, way.remote);
+                    }
+                    new_hops.extend(adjacencies.set_route(way, hop, now));
+                }
+                Err(error) => {
+                    tracing::warn!("{:#}; asking again", anyhow::Error::from(error));
+                    adjacencies.set_unanswered(way);
+                }
             }
-            new_hops += usize::from(self.live.adjacencies.set_route(way, hop, now).is_some());
         }
-        if new_hops > 0 {
-            self.read_neighbours().await;
-        }
+        self.read_neighbours(new_hops).await;
     }
 
-    /// Compares all next hops with the kernel's neighbour table.
-    async fn read_neighbours(&mut self) {
-        let table = match self.neighbour_table().await {
-            Ok(table) => table,
-            Err(error) => return tracing::error!("{:#}", anyhow::Error::from(error)),
-        };
+    /// Compares next hops with the kernel's neighbour entries.
+    async fn read_neighbours(&mut self, hops: Vec<Hop>) {
+        let entries = self.neighbours_at(hops).await;
         let now = Instant::now();
-        for hop in self.live.adjacencies.hops() {
-            let mac = table.get(&hop).and_then(|neighbour| neighbour.mac);
+        for (hop, neighbour) in entries {
+            let mac = neighbour.and_then(|neighbour| neighbour.mac);
             self.live.adjacencies.set_neighbour(hop, mac, now);
         }
     }
 
-    async fn neighbour_table(&self) -> Result<HashMap<Hop, KernelNeighbour>, Error> {
-        let neighbours = self.netlink.neighbours().await?;
-        Ok(neighbours
+    /// The kernel's entries of next hops. Those that it has not answered for are left out: nothing is known of them.
+    async fn neighbours_at(&self, hops: Vec<Hop>) -> HashMap<Hop, Option<KernelNeighbour>> {
+        let table = if hops.len() > MANY_HOPS {
+            self.neighbour_table().await
+        } else {
+            HashMap::new()
+        };
+        let entry = async |hop| match table.get(&hop) {
+            Some(neighbour) => Ok((hop, Some(*neighbour))),
+            // The table leaves entries out that move while it is listed; only this answer tells that there is none.
+            None => Ok((hop, self.netlink.neighbour(hop).await?)),
+        };
+        let entries: Vec<Result<_, Error>> = futures_util::stream::iter(hops)
+            .map(entry)
+            .buffer_unordered(LOOK_UPS)
+            .collect()
+            .await;
+        let known = entries
             .into_iter()
-            .map(|neighbour| (neighbour.hop, neighbour))
-            .collect())
+            .filter_map(|entry| entry.inspect_err(|error| tracing::debug!("{error}")).ok());
+        known.collect()
     }
 
-    /// Asks the kernel, or the next hops themselves, whether all is as it was.
+    async fn neighbour_table(&self) -> HashMap<Hop, KernelNeighbour> {
+        let listed = self.netlink.neighbours().await;
+        let listed = listed.unwrap_or_else(|error| {
+            tracing::warn!("{:#}", anyhow::Error::from(error));
+            Vec::new()
+        });
+        listed
+            .into_iter()
+            .map(|neighbour| (neighbour.hop, neighbour))
+            .collect()
+    }
+
+    /// Asks the kernel, and the next hops themselves, whether all is as it was.
     async fn tend(&mut self, tasks: Vec<Task>) {
-        let table = if tasks.len() > MANY_HOPS {
-            self.neighbour_table().await.ok()
-        } else {
-            None
-        };
+        for task in &tasks {
+            if let Task::Resolve(hop) = task
+                && let Err(error) = self.netlink.resolve(*hop).await
+            {
+                tracing::debug!("{:#}", anyhow::Error::from(error));
+            }
+        }
+        let entries = self.neighbours_at(tasks.iter().map(|task| task.hop()).collect());
+        let entries = entries.await;
+        let now = Instant::now();
         for task in tasks {
+            let Some(neighbour) = entries.get(&task.hop()).copied() else {
+                continue;
+            };
+            let adjacencies = &mut self.live.adjacencies;
             match task {
                 Task::Resolve(hop) => {
-                    if let Err(error) = self.netlink.resolve(hop).await {
-                        tracing::debug!("{:#}", anyhow::Error::from(error));
-                    }
+                    let mac = neighbour.and_then(|neighbour| neighbour.mac);
+                    adjacencies.set_neighbour(hop, mac, now);
                 }
                 Task::Confirm(confirm) => {
-                    let neighbour = match &table {
-                        Some(table) => table.get(&confirm.hop).copied(),
-                        None => match self.netlink.neighbour(confirm.hop).await {
-                            Ok(neighbour) => neighbour,
-                            Err(_) => continue,
-                        },
-                    };
-                    let now = Instant::now();
-                    let adjacencies = &mut self.live.adjacencies;
-                    let Some(destination) = adjacencies.heard(confirm.hop, neighbour, now) else {
-                        continue;
-                    };
-                    let Some(mac) = self
-                        .links
-                        .get(&confirm.hop.device)
-                        .and_then(|link| link.mac)
-                    else {
-                        continue;
-                    };
-                    self.send(&Solicitation {
-                        device: confirm.hop.device,
-                        vlan: Default::default(),
-                        mac,
-                        source: confirm.source,
-                        target: confirm.hop.address,
-                        destination,
-                    });
+                    if let Some(destination) = adjacencies.heard(confirm.hop, neighbour, now) {
+                        self.confirm(&confirm, destination);
+                    }
                 }
             }
         }
+    }
+
+    fn confirm(&self, confirm: &Confirm, destination: Option<MacAddress>) {
+        let device = self.links.get(&confirm.hop.device);
+        let Some(mac) = device.and_then(|link| link.mac) else {
+            return;
+        };
+        self.send(&Solicitation {
+            device: confirm.hop.device,
+            vlan: Default::default(),
+            mac,
+            source: confirm.source,
+            target: confirm.hop.address,
+            destination,
+        });
     }
 
     fn ask(&self, question: &Question) {
@@ -528,6 +590,18 @@ impl Gateway {
         }
         .save(&self.instance)
     }
+}
+
+/// What leads from some devices to others: new or changed ones, or (`None`) those that have gone, which come first so
+/// that a name or index can change hands.
+fn changed_devices(from: &Devices, to: &Devices) -> Vec<(DeviceName, Option<Device>)> {
+    let gone = from.keys().filter(|name| !to.contains_key(*name));
+    let new = to
+        .iter()
+        .filter(|(name, device)| from.get(*name) != Some(*device));
+    gone.map(|name| (name.clone(), None))
+        .chain(new.map(|(name, device)| (name.clone(), Some(*device))))
+        .collect()
 }
 
 /// How often [`Gateway::round`] has to be called.

@@ -640,7 +640,8 @@ fn next_hop(state: &Desired, next_hop: plan::NextHop) -> report::NextHop {
         plan::NextHop::Peer(network) => report::NextHop::Peering {
             network: network_name(state, network),
         },
-        plan::NextHop::Blackhole | plan::NextHop::Unreachable => report::NextHop::Blackhole,
+        plan::NextHop::Blackhole => report::NextHop::Blackhole,
+        plan::NextHop::Unreachable => report::NextHop::Unreachable,
     }
 }
 

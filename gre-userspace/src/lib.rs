@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod neighbour;
 pub mod netlink;
 pub mod object;
+mod pace;
 pub mod peering;
 pub mod plan;
 mod remembered;

@@ -150,16 +150,18 @@ impl Netlink {
     }
 
     /// The entry of one neighbour; `None` if there is none.
+    ///
+    /// # Errors
+    /// The kernel has not answered: nothing is known.
     pub async fn neighbour(&self, hop: Hop) -> Result<Option<KernelNeighbour>> {
         let message = neighbour_message(hop);
-        let answer = self
-            .ask(RouteNetlinkMessage::GetNeighbour(message))
-            .await
-            .map_err(|source| Error::netlink(format!("look up {}", hop.address), source))?;
-        Ok(match answer {
-            Some(RouteNetlinkMessage::NewNeighbour(message)) => neighbour(&message),
-            _ => None,
-        })
+        let answer = self.ask(RouteNetlinkMessage::GetNeighbour(message)).await;
+        match answer {
+            Ok(RouteNetlinkMessage::NewNeighbour(message)) => Ok(neighbour(&message)),
+            Ok(_) => Ok(None),
+            Err(refusal) if errno(&refusal) == Some(libc::ENOENT) => Ok(None),
+            Err(source) => Err(Error::netlink(format!("look up {}", hop.address), source)),
+        }
     }
 
     /// Makes the kernel find out the neighbour's layer-2 address, as if it had a packet for it (`NTF_USE`).
@@ -176,45 +178,50 @@ impl Netlink {
     }
 
     /// Where packets from `local` to `remote` go; `None` while no route leads there.
-    pub async fn route(&self, local: IpAddr, remote: IpAddr) -> Option<Hop> {
-        match self.route_from(Some(local), remote).await {
-            // The kernel refuses a source that is not one of its own addresses; the data plane does not mind.
-            None => self.route_from(None, remote).await,
-            found => found,
-        }
+    ///
+    /// # Errors
+    /// The kernel has not answered: nothing is known.
+    pub async fn route(&self, local: IpAddr, remote: IpAddr) -> Result<Option<Hop>> {
+        let answer = match self.route_from(Some(local), remote).await {
+            // Also said of a source that is not one of the kernel's own addresses; the data plane does not mind.
+            Err(refusal) if matches!(errno(&refusal), Some(libc::ENETUNREACH | libc::EINVAL)) => {
+                self.route_from(None, remote).await
+            }
+            answer => answer,
+        };
+        next_hop(answer, remote)
     }
 
-    async fn route_from(&self, local: Option<IpAddr>, remote: IpAddr) -> Option<Hop> {
+    async fn route_from(&self, local: Option<IpAddr>, remote: IpAddr) -> Answer {
         let length = |address: IpAddr| if address.is_ipv4() { 32 } else { 128 };
+        // Ends of different families, which no configuration has.
+        let invalid = |_| rtnetlink::Error::RequestFailed;
         let mut message = RouteMessageBuilder::<IpAddr>::new()
             .destination_prefix(remote, length(remote))
-            .ok()?;
+            .map_err(invalid)?;
         if let Some(local) = local {
-            message = message.source_prefix(local, length(local)).ok()?;
+            message = message
+                .source_prefix(local, length(local))
+                .map_err(invalid)?;
         }
-        let request = self.handle.route().get(message.build());
-        // An error is the kernel's way to say "unreachable".
-        let answer = request.execute().try_next().await.ok()??;
-        hop(&answer, remote)
+        self.ask(RouteNetlinkMessage::GetRoute(message.build()))
+            .await
     }
 
-    /// One answer to one question; `None` for ENOENT.
-    async fn ask(
-        &self,
-        question: RouteNetlinkMessage,
-    ) -> std::result::Result<Option<RouteNetlinkMessage>, rtnetlink::Error> {
+    /// One answer to one question.
+    async fn ask(&self, question: RouteNetlinkMessage) -> Answer {
         let mut message = NetlinkMessage::from(question);
         message.header.flags = NLM_F_REQUEST;
         let mut answers = std::pin::pin!(self.handle.clone().request(message)?);
         match answers.next().await.map(|answer| answer.payload) {
-            Some(NetlinkPayload::InnerMessage(answer)) => Ok(Some(answer)),
-            Some(NetlinkPayload::Error(error)) if error.raw_code() != -libc::ENOENT => {
-                Err(rtnetlink::Error::NetlinkError(error))
-            }
-            _ => Ok(None),
+            Some(NetlinkPayload::InnerMessage(answer)) => Ok(answer),
+            Some(NetlinkPayload::Error(error)) => Err(rtnetlink::Error::NetlinkError(error)),
+            _ => Err(rtnetlink::Error::RequestFailed),
         }
     }
 }
+
+type Answer = std::result::Result<RouteNetlinkMessage, rtnetlink::Error>;
 
 /// What the kernel tells unasked.
 pub struct Notifications {
@@ -372,6 +379,35 @@ fn neighbour_message(hop: Hop) -> NeighbourMessage {
     message
 }
 
+/// The kernel's reason for a refusal; `None` if it has said nothing.
+fn errno(error: &rtnetlink::Error) -> Option<i32> {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => Some(-message.raw_code()),
+        _ => None,
+    }
+}
+
+/// The answer to a question for a route. The kernel tells by errors that there is none, or one that is `unreachable`,
+/// `prohibit` or `blackhole` (`fib_props`); no other error says anything about routes.
+fn next_hop(answer: Answer, remote: IpAddr) -> Result<Option<Hop>> {
+    match answer {
+        Ok(RouteNetlinkMessage::NewRoute(route)) => Ok(hop(&route, remote)),
+        Err(refusal)
+            if matches!(
+                errno(&refusal),
+                Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL)
+            ) =>
+        {
+            Ok(None)
+        }
+        answer => {
+            let source = answer.err().unwrap_or(rtnetlink::Error::RequestFailed);
+            let action = format!("look up the route to {remote}");
+            Err(Error::netlink(action, source))
+        }
+    }
+}
+
 /// `None` unless the route hands packets to a device.
 fn hop(route: &RouteMessage, remote: IpAddr) -> Option<Hop> {
     if route.header.kind != RouteType::Unicast {
@@ -410,4 +446,37 @@ fn destination(route: &RouteMessage) -> Option<IpNet> {
 
 fn mac(bytes: &[u8]) -> Option<MacAddress> {
     bytes.try_into().ok().map(MacAddress)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rtnetlink::packet_core::ErrorMessage;
+    use std::num::NonZeroI32;
+
+    fn refusal(errno: i32) -> Answer {
+        let mut message = ErrorMessage::default();
+        message.code = NonZeroI32::new(-errno);
+        Err(rtnetlink::Error::NetlinkError(message))
+    }
+
+    #[test]
+    fn only_a_refusal_that_speaks_of_routes_means_that_there_is_none() {
+        let remote = IpAddr::from([198, 51, 100, 7]);
+        // No route, `unreachable`, `prohibit`, `blackhole`.
+        for errno in [
+            libc::ENETUNREACH,
+            libc::EHOSTUNREACH,
+            libc::EACCES,
+            libc::EINVAL,
+        ] {
+            let hop = next_hop(refusal(errno), remote).expect("an answer");
+            assert_eq!(hop, None, "{errno}");
+        }
+        for errno in [libc::ENOBUFS, libc::ENOMEM, libc::EINTR, libc::EBUSY] {
+            assert!(next_hop(refusal(errno), remote).is_err(), "{errno}");
+        }
+        let silence = Err(rtnetlink::Error::RequestFailed);
+        assert!(next_hop(silence, remote).is_err());
+    }
 }

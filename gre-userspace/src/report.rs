@@ -182,6 +182,8 @@ pub enum NextHop {
     },
     /// Nowhere, on purpose.
     Blackhole,
+    /// Nowhere, while the device that it leads to is missing.
+    Unreachable,
 }
 
 /// A machine on a port.

@@ -314,6 +314,7 @@ fn next_hop(next_hop: &NextHop) -> (&'static str, String) {
         NextHop::Tunnel { tunnel } => ("tunnel", tunnel.clone()),
         NextHop::Peering { network } => ("peering", network.clone()),
         NextHop::Blackhole => ("blackhole", or_dash(None::<&str>)),
+        NextHop::Unreachable => ("unreachable", or_dash(None::<&str>)),
     }
 }
 

@@ -298,6 +298,52 @@ fn a_mode_that_the_device_refuses_leaves_the_program_as_it_was() {
     running.expect_reachable(false);
 }
 
+/// A device that comes back as one that cannot be had does not keep the gateway from following the others.
+#[test]
+fn a_device_that_cannot_be_followed_does_not_hold_up_the_others() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let office = Office::new(false, |tunnel| tunnel.with_key(1001));
+    let namespace = &office.namespace;
+    namespace.sh("ip link add odd up type veth peer name odd-peer");
+    let odd = "[[underlay]]\ndevice = \"odd\"\nlocal = [\"192.0.2.77\"]\nxdp_mode = \"native\"\n";
+    let gateway = Gateway::start(namespace, &(office.configuration() + odd));
+    // The driver of a bridge takes no program.
+    namespace.sh("ip link del odd");
+    namespace.sh("ip link add odd up type bridge");
+    wait::expect_within(Duration::from_secs(5), "the bridge is refused", || {
+        gateway.log().contains("odd has changed, which cannot be")
+    });
+    namespace.sh(&format!("ip link set {PORT} mtu 1300"));
+    wait::expect_within(Duration::from_secs(5), "the port has its new MTU", || {
+        gateway.show_one("port", PORT)["mtu"] == 1300
+    });
+    assert!(!has_xdp(namespace, "odd"));
+}
+
+/// A route whose device is missing says so; only those that the operator wants to lead nowhere are blackholes.
+#[test]
+fn routes_to_a_missing_device_are_unreachable_and_no_blackholes() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let office = Office::new(false, |tunnel| tunnel.with_key(1001));
+    let configuration =
+        office.configuration() + &toml::route(NETWORK, "10.66.0.0/16", "\"blackhole\"");
+    let gateway = Gateway::start(&office.namespace, &configuration);
+    office.namespace.sh(&format!("ip link del {PORT}"));
+    let kind_of = |prefix: &str| {
+        let routes = gateway.show("route");
+        let route = routes.iter().find(|row| row["prefix"] == prefix);
+        route.map(|row| row["next_hop"]["kind"].clone())
+    };
+    wait::expect_within(Duration::from_secs(5), "the subnet is unreachable", || {
+        kind_of("10.10.30.0/25") == Some("unreachable".into())
+    });
+    assert_eq!(kind_of("10.66.0.0/16"), Some("blackhole".into()));
+}
+
 /// O4: a second daemon of the same instance is refused, and the first goes on.
 #[test]
 fn a_second_daemon_of_one_instance_is_busy() {

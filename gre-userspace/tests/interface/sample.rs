@@ -262,6 +262,7 @@ pub(crate) fn routes() -> Vec<Route> {
             0,
         ),
         route("192.0.2.0/24", NextHop::Blackhole, Origin::User, 0),
+        route("198.51.100.0/24", NextHop::Unreachable, Origin::User, 0),
         route(
             "fd00:11::/48",
             NextHop::Tunnel { tunnel },
