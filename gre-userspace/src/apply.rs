@@ -224,9 +224,11 @@ impl Live {
                 self.plane.maps.set_redirect(*device, true)
             }
             Change::RemoveInterface(device) => {
+                // First, since it may put the last generation's program back, under which no packet is lost.
+                self.plane.detach(*device)?;
+                let maps = &mut self.plane.maps;
                 maps.set_interface(*device, InterfaceEntry::default())?;
-                maps.set_redirect(*device, false)?;
-                self.plane.detach(*device)
+                maps.set_redirect(*device, false)
             }
         }
     }

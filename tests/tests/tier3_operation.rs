@@ -275,27 +275,60 @@ fn a_mode_that_the_device_refuses_leaves_the_program_as_it_was() {
         return;
     }
     let running = Office::new(false, |tunnel| tunnel.with_key(1001)).start();
-    // The driver of a bridge takes no program.
-    let device = "bridge";
     let namespace = &running.office.namespace;
-    namespace.sh(&format!("ip link add {device} up type bridge"));
-    let with_mode = |mode: &str| {
-        running.office.configuration()
-            + &format!(
-                "[[underlay]]\ndevice = \"{device}\"\nlocal = [\"192.0.2.77\"]\nxdp_mode = \"{mode}\"\n"
-            )
-    };
-    running.gateway.apply(&with_mode("generic"));
-    assert!(has_xdp(namespace, device));
+    add_bridge(namespace);
+    let configuration = running.office.configuration();
+    running
+        .gateway
+        .apply(&(configuration.clone() + &bridge("generic")));
+    assert!(has_xdp(namespace, BRIDGE));
     let before = shape(&running.gateway);
-    let refused = with_mode("native") + &toml::tenant_with_network("new", &["10.9.0.0/16"]);
-    let output = running.gateway.try_apply(&refused);
+    let refused = [
+        configuration,
+        bridge("native"),
+        toml::tenant_with_network("new", &["10.9.0.0/16"]),
+    ];
+    let output = running.gateway.try_apply(&refused.concat());
     let message = describe(&output);
     assert!(!output.status.success(), "{message}");
-    assert!(message.contains(device), "{message}");
-    assert!(has_xdp(namespace, device), "{message}");
+    assert!(message.contains(BRIDGE), "{message}");
+    assert!(has_xdp(namespace, BRIDGE), "{message}");
     assert_eq!(shape(&running.gateway), before);
     running.expect_reachable(false);
+}
+
+/// A start that fails once it has taken devices over from a dead daemon gives them back: the same program runs on each
+/// of them as before, and packets flow; the next start finds everything as it was.
+#[test]
+fn a_start_that_fails_half_way_leaves_what_a_dead_daemon_left_forwarding() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let mut running = Office::new(false, |tunnel| tunnel.with_key(1001)).start();
+    add_bridge(&running.office.namespace);
+    let good = running.office.configuration() + &bridge("generic");
+    let bad = running.office.configuration() + &bridge("native");
+    running.gateway.apply(&good);
+    let devices = [&*running.office.underlay.gateway.device, PORT, BRIDGE];
+    let programs = || devices.map(|device| xdp_program(&running.office.namespace, device));
+    let before = programs();
+    running.gateway.kill();
+
+    let file = running.gateway.configuration_file();
+    std::fs::write(&file, bad).expect("the temporary directory is writable");
+    let output = running.gateway.cli(&["run", "-c", &file.to_string_lossy()]);
+    let message = describe(&output);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(
+        message.contains(PORT) && message.contains(BRIDGE),
+        "a device was taken over before the other was refused: {message}"
+    );
+    assert_eq!(programs(), before, "{message}");
+    running.expect_reachable(false);
+
+    std::fs::write(&file, good).expect("the temporary directory is writable");
+    running.gateway.run();
+    running.expect_reachable(true);
 }
 
 /// A device that comes back as one that cannot be had does not keep the gateway from following the others.
@@ -470,6 +503,20 @@ fn bpftool_reads_the_program_and_every_map() {
         };
     }
     assert!(read >= 10, "bpftool read only {read} entries");
+}
+
+/// A device whose driver takes no program.
+const BRIDGE: &str = "bridge";
+
+fn add_bridge(namespace: &Handle) {
+    namespace.sh(&format!("ip link add {BRIDGE} up type bridge"));
+}
+
+/// Its section of the configuration.
+fn bridge(xdp_mode: &str) -> String {
+    format!(
+        "[[underlay]]\ndevice = \"{BRIDGE}\"\nlocal = [\"192.0.2.77\"]\nxdp_mode = \"{xdp_mode}\"\n"
+    )
 }
 
 /// Counters of all tunnels and ports, and drops of devices, at rest.

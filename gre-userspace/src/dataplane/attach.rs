@@ -1,7 +1,8 @@
 //! The program on devices: attached by links that are pinned, so that they outlive the daemon.
 //!
 //! A link that an earlier daemon of the instance left behind is adopted: its program is replaced atomically and no
-//! packet is lost. Holds: a device that carries a program of somebody else is never touched.
+//! packet is lost. Until this generation has taken over as a whole, what it has adopted can be given back. Holds: a
+//! device that carries a program of somebody else is never touched.
 
 use std::collections::BTreeMap;
 
@@ -22,6 +23,8 @@ pub(super) struct Attachments {
     pins: Pins,
     attached: BTreeMap<IfIndex, Attachment>,
     inherited: BTreeMap<IfIndex, Attachment>,
+    /// The last generation's program, until this one has taken over.
+    predecessor: Option<Xdp>,
 }
 
 #[derive(Debug)]
@@ -29,6 +32,8 @@ struct Attachment {
     // Keeps the attachment even where somebody removes the pin.
     link: FdLink,
     mode: AttachMode,
+    /// How the last generation's program was attached, if it can be put back.
+    taken_from: Option<AttachMode>,
 }
 
 impl Attachments {
@@ -38,15 +43,25 @@ impl Attachments {
         for (index, link) in pins.pinned_links()? {
             match mode_of_live_link(index, &link, devices) {
                 Some(mode) => {
-                    inherited.insert(index, Attachment { link, mode });
+                    inherited.insert(index, Attachment::new(link, mode));
                 }
                 None => pins.unpin_link(index)?,
             }
+        }
+        let predecessor = pins.pinned_gateway().filter(|program| {
+            let mut links = inherited.values().map(|inherited| &inherited.link);
+            links.all(|link| runs(link, program))
+        });
+        if predecessor.is_none() && !inherited.is_empty() {
+            tracing::warn!(
+                "the program of the last daemon cannot be put back, should this start fail"
+            );
         }
         Ok(Self {
             pins,
             attached: BTreeMap::new(),
             inherited,
+            predecessor,
         })
     }
 
@@ -100,13 +115,18 @@ impl Attachments {
             return self.change_mode(program, device, name, present, mode);
         }
         let attachment = match self.inherited.remove(&device) {
-            Some(inherited) if suits(inherited.mode, mode) => adopt(program, name, inherited)?,
-            other => {
-                if let Some(unsuitable) = other {
-                    self.pins.unpin_link(device)?;
-                    drop(unsuitable);
+            None => self.attach_anew(program, device, name, mode)?,
+            Some(inherited) => {
+                let before = inherited.mode;
+                let attachment = if suits(before, mode) {
+                    adopt(program, name, inherited)?
+                } else {
+                    self.take_over(program, device, name, inherited, mode)?
+                };
+                Attachment {
+                    taken_from: self.predecessor.as_ref().map(|_| before),
+                    ..attachment
                 }
-                self.attach_anew(program, device, name, mode)?
             }
         };
         tracing::info!("{name}: attached ({})", attachment.mode);
@@ -114,16 +134,35 @@ impl Attachments {
         Ok(())
     }
 
-    /// Takes the program off a device.
+    /// Takes the program off a device. While this generation has not taken over as a whole, the last one's goes back to
+    /// where it was.
     pub(super) fn detach(&mut self, device: IfIndex) -> Result<()> {
-        self.pins.unpin_link(device)?;
-        // The last descriptor closes here.
-        self.attached.remove(&device);
-        Ok(())
+        let Some(attachment) = self.attached.remove(&device) else {
+            return Ok(());
+        };
+        if let (Some(mode), Some(predecessor)) = (attachment.taken_from, &mut self.predecessor) {
+            let attachment = if attachment.mode == mode {
+                adopt(predecessor, &format!("device {device}"), attachment)?
+            } else {
+                self.pins.unpin_link(device)?;
+                drop(attachment);
+                link(&self.pins, predecessor, device, mode).map_err(|source| {
+                    Error::bpf(
+                        format!("put the last program back on device {device}"),
+                        source,
+                    )
+                })?
+            };
+            self.inherited.insert(device, attachment);
+            return Ok(());
+        }
+        // Its last descriptor closes here.
+        self.pins.unpin_link(device)
     }
 
-    /// Takes the last generation's program off the devices that have no role any more.
+    /// Ends the last generation: takes its program off the devices that have no role any more.
     pub(super) fn drop_inherited(&mut self) -> Result<()> {
+        self.predecessor = None;
         while let Some((device, attachment)) = self.inherited.pop_first() {
             self.pins.unpin_link(device)?;
             drop(attachment);
@@ -134,11 +173,6 @@ impl Attachments {
     /// Takes the programs of both generations off every device.
     pub(super) fn detach_all(&mut self) -> Result<()> {
         self.drop_inherited()?;
-        self.detach_own()
-    }
-
-    /// Takes the program of this generation off every device.
-    pub(super) fn detach_own(&mut self) -> Result<()> {
         while let Some((device, _)) = self.attached.first_key_value() {
             self.detach(*device)?;
         }
@@ -155,21 +189,40 @@ impl Attachments {
         wanted: XdpMode,
     ) -> Result<()> {
         self.detach(device)?;
-        let (result, attachment) = match self.attach_anew(program, device, name, wanted) {
-            Ok(changed) => (Ok(()), Ok(changed)),
-            Err(refusal) => (Err(refusal), self.link(program, device, present)),
-        };
-        match attachment {
-            Ok(attachment) => {
-                tracing::info!("{name}: attached ({})", attachment.mode);
-                self.attached.insert(device, attachment);
+        match self.attach_anew(program, device, name, wanted) {
+            Ok(changed) => {
+                tracing::info!("{name}: attached ({})", changed.mode);
+                self.attached.insert(device, changed);
+                Ok(())
             }
-            Err(error) => tracing::error!(
-                "{name} is without the program, which could not be attached again ({present}): {}",
-                words(&error)
-            ),
+            Err(refusal) => {
+                let back = link_again(&self.pins, program, device, name, present);
+                self.attached.extend(back.map(|back| (device, back)));
+                Err(refusal)
+            }
         }
-        result
+    }
+
+    /// As [`Attachments::change_mode`], from the last generation's program.
+    fn take_over(
+        &mut self,
+        program: &mut Xdp,
+        device: IfIndex,
+        name: &str,
+        inherited: Attachment,
+        wanted: XdpMode,
+    ) -> Result<Attachment> {
+        let before = inherited.mode;
+        self.pins.unpin_link(device)?;
+        drop(inherited);
+        self.attach_anew(program, device, name, wanted)
+            .inspect_err(|_| {
+                let predecessor = self.predecessor.as_mut();
+                let back = predecessor.and_then(|predecessor| {
+                    link_again(&self.pins, predecessor, device, name, before)
+                });
+                self.inherited.extend(back.map(|back| (device, back)));
+            })
     }
 
     fn attach_anew(
@@ -179,8 +232,8 @@ impl Attachments {
         name: &str,
         mode: XdpMode,
     ) -> Result<Attachment> {
-        let native = |program: &mut Xdp| self.link(program, device, AttachMode::Native);
-        let generic = |program: &mut Xdp| self.link(program, device, AttachMode::Generic);
+        let native = |program: &mut Xdp| link(&self.pins, program, device, AttachMode::Native);
+        let generic = |program: &mut Xdp| link(&self.pins, program, device, AttachMode::Generic);
         let attached = match mode {
             XdpMode::Native => native(program),
             XdpMode::Generic => generic(program),
@@ -194,22 +247,15 @@ impl Attachments {
         };
         attached.map_err(|source| Error::bpf(format!("attach the XDP program to {name}"), source))
     }
+}
 
-    fn link(
-        &self,
-        program: &mut Xdp,
-        device: IfIndex,
-        mode: AttachMode,
-    ) -> std::result::Result<Attachment, AttachError> {
-        let flags = match mode {
-            AttachMode::Native => AyaMode::Driver,
-            AttachMode::Generic => AyaMode::Skb,
-        };
-        let id = program.attach_to_if_index(device.0, flags)?;
-        // Old kernels attach without a link, which would end with this process; `load` has ruled them out.
-        let link = FdLink::try_from(program.take_link(id)?).map_err(|_| AttachError::NoLink)?;
-        let link = self.pins.pin_link(device, link)?;
-        Ok(Attachment { link, mode })
+impl Attachment {
+    fn new(link: FdLink, mode: AttachMode) -> Self {
+        Self {
+            link,
+            mode,
+            taken_from: None,
+        }
     }
 }
 
@@ -224,6 +270,40 @@ enum AttachError {
     Pin(#[from] Error),
 }
 
+fn link(
+    pins: &Pins,
+    program: &mut Xdp,
+    device: IfIndex,
+    mode: AttachMode,
+) -> std::result::Result<Attachment, AttachError> {
+    let flags = match mode {
+        AttachMode::Native => AyaMode::Driver,
+        AttachMode::Generic => AyaMode::Skb,
+    };
+    let id = program.attach_to_if_index(device.0, flags)?;
+    // Old kernels attach without a link, which would end with this process; `load` has ruled them out.
+    let link = FdLink::try_from(program.take_link(id)?).map_err(|_| AttachError::NoLink)?;
+    let link = pins.pin_link(device, link)?;
+    Ok(Attachment::new(link, mode))
+}
+
+/// Puts a program back that had to be taken off for another try.
+fn link_again(
+    pins: &Pins,
+    program: &mut Xdp,
+    device: IfIndex,
+    name: &str,
+    mode: AttachMode,
+) -> Option<Attachment> {
+    let again = link(pins, program, device, mode).inspect_err(|error| {
+        tracing::error!(
+            "{name} is without the program, which could not be attached again ({mode}): {}",
+            words(error)
+        );
+    });
+    again.ok()
+}
+
 /// Replaces the program behind a link.
 fn adopt(program: &mut Xdp, name: &str, inherited: Attachment) -> Result<Attachment> {
     let fail =
@@ -234,10 +314,14 @@ fn adopt(program: &mut Xdp, name: &str, inherited: Attachment) -> Result<Attachm
     let link = program.take_link(id).map_err(fail)?;
     let link = FdLink::try_from(link)
         .map_err(|source| Error::bpf(format!("keep the link of {name}"), source))?;
-    Ok(Attachment {
-        link,
-        mode: inherited.mode,
-    })
+    Ok(Attachment::new(link, inherited.mode))
+}
+
+/// Whether a link has its device run `program`.
+fn runs(link: &FdLink, program: &Xdp) -> bool {
+    let run = link.info().map(|info| info.program_id());
+    let own = program.info().map(|info| info.id());
+    matches!((run, own), (Ok(run), Ok(own)) if run == own)
 }
 
 /// A link is of use if the device that it was made for still carries its program. (Links do not tell the network

@@ -129,7 +129,8 @@ impl DataPlane {
         self.attachments.attach(program, device, name, mode)
     }
 
-    /// Takes the program off a device, which may have gone.
+    /// Takes the program off a device, which may have gone. Before [`DataPlane::supersede`] the last generation's goes
+    /// back to where it was.
     pub fn detach(&mut self, device: IfIndex) -> Result<()> {
         self.attachments.detach(device)
     }
@@ -141,7 +142,7 @@ impl DataPlane {
     }
 
     /// Gives a generation up that never took over. What the last one left stays as it is, links on devices first of
-    /// all: what was attached for this one has been taken off by whoever failed to fill it.
+    /// all: whoever failed to fill this one has detached it from all devices.
     pub fn abandon(self) -> Result<()> {
         self.pins.discard_staged()?;
         self.pins.remove_empty();

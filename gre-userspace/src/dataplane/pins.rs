@@ -8,7 +8,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
+use aya::programs::Xdp;
 use aya::programs::links::{FdLink, PinnedLink};
+use aya_obj::programs::XdpAttachType;
 use gre_common::id::IfIndex;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -17,6 +19,7 @@ use super::load;
 use crate::capability;
 use crate::error::{Error, Result};
 use crate::instance::Instance;
+use crate::object::GATEWAY;
 
 const BPFFS: &str = "/sys/fs/bpf";
 
@@ -136,6 +139,11 @@ impl Pins {
             rename(&running, &self.maps())?;
         }
         remove_directory(&self.old_maps())
+    }
+
+    /// The gateway's program as the last generation has pinned it.
+    pub(super) fn pinned_gateway(&self) -> Option<Xdp> {
+        Xdp::from_pin(self.programs().join(GATEWAY), XdpAttachType::Interface).ok()
     }
 
     /// Gives up what was staged.
