@@ -15,7 +15,9 @@ use ipnet::IpNet;
 
 use crate::adjacency::{Confirm, Task, UnderlayDevice, Way};
 use crate::apply::Live;
-use crate::config::{Config, DeviceName, Diagnostics, Severity, Spanned, check_transition};
+use crate::config::{
+    Config, DeviceName, Diagnostics, Severity, Spanned, Standing, check_transition,
+};
 use crate::dataplane::{DataPlane, Streams};
 use crate::error::Error;
 use crate::failure::Failure;
@@ -57,6 +59,8 @@ pub struct Gateway {
     solicitor: Solicitor,
     /// The devices that the running state was planned for.
     planned_for: Devices,
+    /// What of the running configuration, or of the last daemon's, binds the next one.
+    standing: Standing,
     stale: Stale,
 }
 
@@ -107,6 +111,7 @@ impl Gateway {
             config: config.clone(),
             peerings: remembered.peerings,
             ids: remembered.ids,
+            standing: remembered.standing,
             live: Live::new(plane, machines),
             links: BTreeMap::new(),
             instance,
@@ -151,7 +156,7 @@ impl Gateway {
 
     /// Ends the daemon's part and leaves the data plane running.
     pub fn leave(self) -> Result<(), Failure> {
-        self.remember(&self.ids, &self.peerings)?;
+        self.remember(&self.ids, &self.peerings, &self.standing)?;
         Ok(())
     }
 
@@ -252,7 +257,7 @@ impl Gateway {
 
     /// Works a configuration out for this machine. Touches nothing.
     async fn prepare(&mut self, config: Config) -> Result<Prepared, Failure> {
-        refuse(&check_transition(&self.config, &config))?;
+        refuse(&check_transition(&self.standing, &config))?;
         let links = self.netlink.links().await?;
         self.set_links(links);
         let peerings = self.peerings.next(&config.peerings);
@@ -271,12 +276,14 @@ impl Gateway {
     /// Once the data plane has changed, nothing of what is left to do makes it a failure.
     async fn enforce(&mut self, prepared: Prepared) -> Result<(), Failure> {
         // Before the data plane knows new ids: a daemon that is killed now must not give them to others.
-        self.remember(&prepared.planned.ids, &prepared.peerings)?;
+        let standing = Standing::from(&prepared.config);
+        self.remember(&prepared.planned.ids, &prepared.peerings, &standing)?;
         if let Err(error) = self.go_to(&prepared.planned.desired).await {
-            log_error(self.remember(&self.ids, &self.peerings));
+            log_error(self.remember(&self.ids, &self.peerings, &self.standing));
             return Err(error.into());
         }
         self.config = prepared.config;
+        self.standing = standing;
         self.peerings = prepared.peerings;
         self.planned_for = prepared.devices;
         let old = std::mem::replace(&mut self.ids, prepared.planned.ids);
@@ -583,10 +590,11 @@ impl Gateway {
             .collect()
     }
 
-    fn remember(&self, ids: &Ids, peerings: &States) -> Result<(), Error> {
+    fn remember(&self, ids: &Ids, peerings: &States, standing: &Standing) -> Result<(), Error> {
         Remembered {
             ids: ids.clone(),
             peerings: peerings.clone(),
+            standing: standing.clone(),
         }
         .save(&self.instance)
     }

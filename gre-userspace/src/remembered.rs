@@ -1,4 +1,5 @@
-//! What a daemon leaves to the next one of its instance, beside the data plane itself: ids and peering states.
+//! What a daemon leaves to the next one of its instance, beside the data plane itself: ids, peering states, and what
+//! must not change while peerings stand.
 //!
 //! Written by the gateway before each change of the data plane; a file that is missing or not understood means a fresh
 //! start.
@@ -8,6 +9,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::Standing;
 use crate::error::{Error, Result};
 use crate::instance::Instance;
 use crate::peering::States;
@@ -20,6 +22,9 @@ pub(crate) struct Remembered {
     pub(crate) ids: Ids,
     /// The states of peerings.
     pub(crate) peerings: States,
+    /// What binds the next configuration. An older daemon leaves none.
+    #[serde(default)]
+    pub(crate) standing: Standing,
 }
 
 impl Remembered {

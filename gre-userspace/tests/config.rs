@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use gre_userspace::config::{
-    Config, Diagnostic, Diagnostics, Keys, NextHop, Tos, Ttl, check_transition,
+    Config, Diagnostic, Diagnostics, Keys, NextHop, Standing, Tos, Ttl, check_transition,
 };
 use proptest::prelude::*;
 
@@ -170,7 +170,7 @@ fn the_address_space_of_a_connected_network_cannot_change() {
         "address_space = [\"10.20.0.0/16\"]",
         "address_space = [\"10.20.0.0/16\", \"10.21.0.0/16\"]",
     );
-    let complaints = check_transition(&parse(HUB_AND_SPOKE), &parse(&renumbered));
+    let complaints = check_transition(&Standing::from(&parse(HUB_AND_SPOKE)), &parse(&renumbered));
     let found = places_and_messages(&complaints);
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].contains("network `contoso-spoke`") && found[0].contains("10.21.0.0/16"));
@@ -191,7 +191,7 @@ fn the_address_space_may_change_while_the_peering_is_removed() {
     let repeered = HUB_AND_SPOKE.replace("[\"10.20.0.0/16\"]", "[\"10.20.0.0/15\"]");
     let steps = [HUB_AND_SPOKE, &unpeered, &renumbered, &repeered].map(parse);
     for pair in steps.windows(2) {
-        assert!(check_transition(&pair[0], &pair[1]).is_empty());
+        assert!(check_transition(&Standing::from(&pair[0]), &pair[1]).is_empty());
     }
 }
 

@@ -215,6 +215,40 @@ fn a_peered_network_keeps_its_address_space_until_the_peering_is_removed() {
     assert!(networks.reaches(0, 1) && networks.reaches(1, 0));
 }
 
+/// P2 across a restart: another file does not bring another address space under a standing peering; what ran runs on.
+#[test]
+fn a_restart_does_not_change_the_address_space_of_a_peered_network() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let mut networks = Networks::start(2);
+    let both = [toml::peering("net0", "net1"), toml::peering("net1", "net0")].concat();
+    networks.gateway.apply(&[&*networks.plain, &both].concat());
+    let wider = networks
+        .plain
+        .replace("\"10.1.0.0/16\"", "\"10.1.0.0/16\", \"10.9.0.0/16\"");
+    networks.gateway.kill();
+    let file = networks.gateway.configuration_file();
+    let path = file.to_string_lossy();
+    let write = |text: &[&str]| {
+        std::fs::write(&file, text.concat()).expect("the temporary directory is writable");
+    };
+    write(&[&wider, &both]);
+    let refused = networks.gateway.cli(&["run", "-c", &path]);
+    let message = describe(&refused);
+    assert_eq!(refused.status.code(), Some(2), "{message}");
+    assert!(
+        message.contains("net1") && message.contains("10.9.0.0/16"),
+        "{message}"
+    );
+    assert!(networks.reaches(0, 1), "the peering still works");
+    // Without the peering it may be another one.
+    write(&[&wider]);
+    networks.gateway.run();
+    networks.gateway.apply(&[&*wider, &both].concat());
+    assert!(networks.reaches(0, 1) && networks.reaches(1, 0));
+}
+
 /// P3: A–B and B–C do not make A–C.
 #[test]
 fn peering_is_not_transitive() {

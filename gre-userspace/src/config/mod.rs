@@ -22,7 +22,7 @@ pub use model::{
 };
 pub use names::{DeviceName, InvalidName, Name};
 pub use toml::Spanned;
-pub use transition::check_transition;
+pub use transition::{Standing, check_transition};
 
 /// Why a configuration file gave no [`Config`].
 #[derive(Debug, thiserror::Error)]

@@ -1,44 +1,73 @@
 //! Rules between the running configuration and its successor.
 //!
-//! Called before a reload, with two files that are each valid.
+//! Called before a reload, and before a daemon takes over from another one, which leaves its [`Standing`] behind.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use super::model::{Config, Network};
 use super::{Diagnostics, Name};
 
-/// Complains about what may not change while it is in use: the address space of a network whose peering stands in
-/// both files (connected in each).
-pub fn check_transition(old: &Config, new: &Config) -> Diagnostics {
-    let standing: HashSet<_> = connected(old)
-        .intersection(&connected(new))
-        .copied()
-        .collect();
+/// What of a running configuration binds the next one: the networks whose peerings are connected.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Standing(BTreeMap<Name, Peered>);
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Peered {
+    address_space: BTreeSet<IpNet>,
+    peers: BTreeSet<Name>,
+}
+
+impl From<&Config> for Standing {
+    fn from(config: &Config) -> Self {
+        let connected = connected(config);
+        let networks = config.networks.iter().filter_map(|network| {
+            let name = network.name.get_ref();
+            let peers: BTreeSet<Name> = connected
+                .iter()
+                .filter(|(one, _)| *one == name)
+                .map(|(_, other)| (*other).clone())
+                .collect();
+            let peered = Peered {
+                address_space: prefixes(network),
+                peers,
+            };
+            (!peered.peers.is_empty()).then(|| (name.clone(), peered))
+        });
+        Self(networks.collect())
+    }
+}
+
+/// Complains about what may not change while it is in use: the address space of a network whose peering stands
+/// (connected) before and after.
+pub fn check_transition(old: &Standing, new: &Config) -> Diagnostics {
+    let connected = connected(new);
     let mut mistakes = Diagnostics::default();
     for network in &new.networks {
         let name = network.name.get_ref();
-        let Some((_, peer)) = standing.iter().filter(|pair| pair.0 == name).min() else {
+        let Some(before) = old.0.get(name) else {
             continue;
         };
-        let before = old
-            .networks
-            .iter()
-            .find(|other| other.name.get_ref() == name);
-        let Some(before) = before else { continue };
-        if prefixes(before) == prefixes(network) {
+        let mut peers = before.peers.iter();
+        let Some(peer) = peers.find(|peer| connected.contains(&(name, *peer))) else {
+            continue;
+        };
+        let after = prefixes(network);
+        if before.address_space == after {
             continue;
         }
-        let place = changed_place(before, network);
+        let place = changed_place(&before.address_space, network);
         mistakes.push(new.source.error(
             place,
             format!(
                 "network `{name}`: the address space cannot change from [{}] to [{}] while the peering with `{peer}` stands",
-                listed(before),
-                listed(network)
+                listed(&before.address_space),
+                listed(&after)
             ),
-            "remove the peering, reload, change the address space, reload, add the peering again",
+            "remove the peering, reload or start, change the address space, reload, add the peering again",
         ));
     }
     mistakes.into_sorted()
@@ -66,14 +95,13 @@ fn prefixes(network: &Network) -> BTreeSet<IpNet> {
         .collect()
 }
 
-fn listed(network: &Network) -> String {
-    let texts: Vec<String> = prefixes(network).iter().map(IpNet::to_string).collect();
+fn listed(prefixes: &BTreeSet<IpNet>) -> String {
+    let texts: Vec<String> = prefixes.iter().map(IpNet::to_string).collect();
     texts.join(", ")
 }
 
 /// The first new prefix, or the network's name if prefixes only went away.
-fn changed_place(before: &Network, after: &Network) -> std::ops::Range<usize> {
-    let known = prefixes(before);
+fn changed_place(known: &BTreeSet<IpNet>, after: &Network) -> std::ops::Range<usize> {
     let added = after
         .address_space
         .iter()
