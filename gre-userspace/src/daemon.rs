@@ -3,14 +3,12 @@
 //! One thread, one event loop, one owner of all state ([`Gateway`]). The API and the metrics only send messages to the
 //! loop. Ending the daemon leaves the data plane running; only `detach` removes it.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use aya::maps::{MapData, RingBuf};
 use sd_notify::NotifyState;
 use tokio::io::unix::AsyncFd;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -84,16 +82,11 @@ struct Daemon {
     terminate: Signal,
     interrupt: Signal,
     api: Api,
-    metrics: Option<Metrics>,
+    metrics: Option<metrics::Endpoint>,
 }
 
 struct Api {
     task: JoinHandle<std::io::Result<()>>,
-    stop: watch::Sender<bool>,
-}
-
-struct Metrics {
-    address: SocketAddr,
     stop: watch::Sender<bool>,
 }
 
@@ -115,7 +108,7 @@ impl Daemon {
         let (netlink, notifications) = netlink::connect()?;
         let socket = api::Socket::bind(&instance.socket())?;
         let metrics = match config.gateway.metrics {
-            Some(address) => Some((address, listen(address).await?)),
+            Some(address) => Some(metrics::listen(address, None)?),
             None => None,
         };
         let (hangup, terminate, interrupt) = (
@@ -134,8 +127,9 @@ impl Daemon {
 
         let (requests, inbox) = mpsc::channel(REQUESTS);
         let api = Api::serve(socket, requests.clone());
-        let metrics =
-            metrics.map(|(address, listener)| Metrics::serve(address, listener, requests.clone()));
+        let metrics = metrics
+            .map(|listener| metrics::Endpoint::serve(listener, requests.clone()))
+            .transpose()?;
         let daemon = Self {
             file,
             inbox,
@@ -219,9 +213,7 @@ impl Daemon {
                 gateway.leave()
             }
         };
-        if let Some(metrics) = metrics {
-            metrics.stop.send_replace(true);
-        }
+        drop(metrics);
         api.close().await;
         result
     }
@@ -256,45 +248,29 @@ impl Daemon {
             Ok(now) => notify(&[NotifyState::Reloading, now]),
             Err(_) => notify(&[NotifyState::Reloading]),
         }
-        let listener = self.metrics_listener(config.gateway.metrics).await;
-        let address = config.gateway.metrics;
-        let result = match listener {
-            Ok(listener) => {
-                let result = gateway.reload(config).await;
-                if result.is_ok() {
-                    self.serve_metrics(address, listener);
-                }
-                result
-            }
-            Err(failure) => Err(failure),
-        };
+        let result = self.reload_all(gateway, config).await;
         notify(&[NotifyState::Ready]);
         result
     }
 
-    /// A listener if metrics are asked for at another address than now.
-    async fn metrics_listener(
-        &self,
-        address: Option<SocketAddr>,
-    ) -> Result<Option<TcpListener>, Failure> {
-        match address {
-            Some(address)
-                if self.metrics.as_ref().map(|metrics| metrics.address) != Some(address) =>
-            {
-                listen(address).await.map(Some)
-            }
-            _ => Ok(None),
+    /// Metrics move only once all else has changed, to an address that was found free before.
+    async fn reload_all(
+        &mut self,
+        gateway: &mut Gateway,
+        config: Config,
+    ) -> Result<Vec<crate::report::Change>, Failure> {
+        let address = config.gateway.metrics;
+        if self.metrics.as_ref().map(metrics::Endpoint::address) == address {
+            return gateway.reload(config).await;
         }
-    }
-
-    fn serve_metrics(&mut self, address: Option<SocketAddr>, listener: Option<TcpListener>) {
-        let stays = self.metrics.as_ref().map(|metrics| metrics.address) == address;
-        if !stays && let Some(old) = self.metrics.take() {
-            old.stop.send_replace(true);
-        }
-        if let (Some(address), Some(listener)) = (address, listener) {
-            self.metrics = Some(Metrics::serve(address, listener, self.requests.clone()));
-        }
+        let listener = address
+            .map(|address| metrics::listen(address, self.metrics.as_ref()))
+            .transpose()?;
+        let changes = gateway.reload(config).await?;
+        self.metrics = listener
+            .map(|listener| metrics::Endpoint::serve(listener, self.requests.clone()))
+            .transpose()?;
+        Ok(changes)
     }
 
     async fn answer(&mut self, gateway: &mut Gateway, request: Request) -> Step {
@@ -370,27 +346,9 @@ impl Api {
     }
 }
 
-impl Metrics {
-    fn serve(address: SocketAddr, listener: TcpListener, requests: Requests) -> Self {
-        let (stop, stopped) = watch::channel(false);
-        tokio::spawn(async move {
-            if let Err(error) = metrics::serve(listener, requests, until(stopped)).await {
-                tracing::error!("the metrics endpoint {address} has failed: {error}");
-            }
-        });
-        Self { address, stop }
-    }
-}
-
 fn parse(document: &Document) -> Result<Config, Failure> {
     Config::parse(&document.name, document.text.as_bytes())
         .map_err(|diagnostics| Failure::from(&diagnostics))
-}
-
-async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| Error::system(format!("listen for metrics on {address}"), source).into())
 }
 
 fn watch_signal(kind: SignalKind) -> Result<Signal, Error> {

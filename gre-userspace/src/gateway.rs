@@ -3,6 +3,7 @@
 //! Driven by the event loop in `daemon`, one call at a time. Holds: a reload that fails leaves everything as it was;
 //! what the data plane is told to do is complete before the first packet meets it.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
@@ -59,6 +60,8 @@ pub struct Gateway {
     solicitor: Solicitor,
     /// The devices that the running state was planned for.
     planned_for: Devices,
+    /// That the drop counters run out has been said.
+    pub(crate) told_of_drops: Cell<bool>,
     /// What of the running configuration, or of the last daemon's, binds the next one.
     standing: Standing,
     stale: Stale,
@@ -118,6 +121,7 @@ impl Gateway {
             netlink,
             solicitor,
             planned_for: Devices::new(),
+            told_of_drops: Cell::new(false),
             stale: Stale::default(),
         };
         gateway.set_links(links);

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use gre_common::counters::{Direction, Owner, Stats};
 use gre_common::id::{GreKey, IfIndex, NetworkId, PortId, TunnelId};
+use gre_common::limits;
 use gre_common::verdict::DropReason;
 
 use crate::config::{self, Config, Name, Spanned};
@@ -14,12 +15,20 @@ use crate::gateway::Gateway;
 use crate::peering::States;
 use crate::plan::{self, Change, Desired, diff};
 use crate::report::{
-    self, Action, Adjacency, Device, DropCounter, DropsByReason, Neighbour, Network, OwnerKind,
-    Peering, Port, Resolution, Role, Route, Snapshot, State, Traffic, Tunnel,
+    self, Action, Adjacency, Device, DropCounter, DropsByReason, MapFill, Neighbour, Network,
+    OwnerKind, Peering, Port, Resolution, Role, Route, Snapshot, State, Traffic, Tunnel,
 };
 
-/// Drop counters by what they are charged to.
-pub(crate) struct Drops(BTreeMap<Owner, BTreeMap<(Direction, DropReason), u64>>);
+/// From this number of drop counters on the operator is warned.
+const NEARLY_ALL_DROPS: usize = limits::DROPS / 10 * 9;
+
+/// Drop counters.
+pub(crate) struct Drops {
+    /// Those that are not zero, by what they are charged to.
+    by_owner: BTreeMap<Owner, BTreeMap<(Direction, DropReason), u64>>,
+    /// Entries of the map, zeros included.
+    entries: usize,
+}
 
 impl Gateway {
     /// As [`crate::request::Request::Snapshot`].
@@ -31,7 +40,32 @@ impl Gateway {
             ports: self.ports(&drops),
             peerings: self.peerings(),
             drops: self.drops(&drops),
+            maps: self.maps(&drops),
         }
+    }
+
+    /// How full the tables are that grow without the configuration.
+    fn maps(&self, drops: &Drops) -> Vec<MapFill> {
+        let live = &self.live;
+        [
+            ("DROPS", drops.entries, limits::DROPS),
+            (
+                "NEIGHBOURS",
+                live.neighbours.iter().count(),
+                limits::NEIGHBOURS,
+            ),
+            (
+                "ADJACENCIES",
+                live.adjacencies.hops().len(),
+                limits::ADJACENCIES,
+            ),
+        ]
+        .map(|(map, entries, capacity)| MapFill {
+            map,
+            entries: entries as u64,
+            capacity: capacity as u64,
+        })
+        .into()
     }
 
     /// As [`crate::request::Request::Tunnels`].
@@ -130,7 +164,7 @@ impl Gateway {
         let owners = self.owners();
         let tenants = Tenants::new(&self.config);
         let mut counters: Vec<_> = drops
-            .0
+            .by_owner
             .iter()
             .filter_map(|(owner, counts)| Some((owners.get(owner)?, counts)))
             .flat_map(|((kind, name, network), counts)| {
@@ -182,13 +216,20 @@ impl Gateway {
             .collect()
     }
 
-    /// All drop counters that are not zero.
+    /// All drop counters.
     pub(crate) fn read_drops(&self) -> Drops {
-        let mut drops: BTreeMap<Owner, BTreeMap<_, u64>> = BTreeMap::new();
+        let mut by_owner: BTreeMap<Owner, BTreeMap<_, u64>> = BTreeMap::new();
         let counters = self.live.plane.maps.drops().unwrap_or_else(|error| {
             tracing::error!("{:#}", anyhow::Error::from(error));
             Vec::new()
         });
+        let entries = counters.len();
+        if entries >= NEARLY_ALL_DROPS && !self.told_of_drops.replace(true) {
+            tracing::warn!(
+                "{entries} of {} drop counters are in use: once they are all, drops of new kinds are not counted",
+                limits::DROPS
+            );
+        }
         for (key, packets) in counters {
             let direction = match key.direction {
                 0 => Direction::Receive,
@@ -197,11 +238,11 @@ impl Gateway {
             if let (Some(owner), Some(reason)) = (key.owner(), DropReason::from_number(key.reason))
                 && packets > 0
             {
-                let counts = drops.entry(owner).or_default();
+                let counts = by_owner.entry(owner).or_default();
                 *counts.entry((direction, reason)).or_default() += packets;
             }
         }
-        Drops(drops)
+        Drops { by_owner, entries }
     }
 
     /// The difference between what runs and another state, in the words of the configuration.
@@ -400,7 +441,7 @@ impl Gateway {
             dropped: 0,
         };
         let mut by_reason = DropsByReason::new();
-        for ((direction, reason), packets) in drops.0.get(&owner).into_iter().flatten() {
+        for ((direction, reason), packets) in drops.by_owner.get(&owner).into_iter().flatten() {
             match direction {
                 Direction::Receive => rx.dropped += packets,
                 Direction::Transmit => tx.dropped += packets,

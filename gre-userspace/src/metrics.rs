@@ -5,25 +5,104 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 
 use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::ReusePort;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet, text,
 };
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::watch;
 
 use crate::api;
+use crate::error::Error;
 use crate::report::{
-    DropCounter, Peering, PeeringState, Port, Snapshot, State as Carrying, Traffic, Tunnel,
+    DropCounter, MapFill, Peering, PeeringState, Port, Snapshot, State as Carrying, Traffic, Tunnel,
 };
 use crate::request::{Request, Requests, ask};
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// Connections that may wait to be taken up.
+const BACKLOG: u32 = 128;
+
+/// Metrics served at one address until this is dropped.
+pub(crate) struct Endpoint {
+    address: SocketAddr,
+    /// A second descriptor of the listening socket.
+    socket: OwnedFd,
+    _running: watch::Sender<()>,
+}
+
+impl Endpoint {
+    /// Serves on a socket that [`listen`] made.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub(crate) fn serve(listener: TcpListener, requests: Requests) -> Result<Self, Error> {
+        let fail = |source| Error::system("serve metrics", source);
+        let address = listener.local_addr().map_err(fail)?;
+        let socket = listener.as_fd().try_clone_to_owned().map_err(fail)?;
+        let (running, mut ended) = watch::channel(());
+        let end = async move {
+            // No value ever comes: it is ready when the sender has gone.
+            while ended.changed().await.is_ok() {}
+        };
+        tokio::spawn(async move {
+            if let Err(error) = serve(listener, requests, end).await {
+                tracing::error!("the metrics endpoint {address} has failed: {error}");
+            }
+        });
+        Ok(Self {
+            address,
+            socket,
+            _running: running,
+        })
+    }
+
+    /// Where it is.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+/// Listens at `address`, also where that overlaps the address of today's endpoint (127.0.0.1 and 0.0.0.0): both are
+/// served then until that one is dropped. Nobody else can take the port meanwhile.
+///
+/// # Errors
+/// The address is not this machine's, or in use.
+pub(crate) fn listen(address: SocketAddr, today: Option<&Endpoint>) -> Result<TcpListener, Error> {
+    let open = || {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        socket.set_reuseaddr(true)?;
+        let Some(today) = today.filter(|today| today.address.port() == address.port()) else {
+            socket.bind(address)?;
+            return socket.listen(BACKLOG);
+        };
+        // Both sockets have to agree to it, up to the end of listen(2), which looks for conflicts again.
+        let shared = |on| setsockopt(&today.socket, ReusePort, &on);
+        socket.set_reuseport(true)?;
+        shared(true)?;
+        let listener = socket.bind(address).and_then(|()| socket.listen(BACKLOG));
+        shared(false)?;
+        let listener = listener?;
+        setsockopt(&listener, ReusePort, &false)?;
+        Ok(listener)
+    };
+    open().map_err(|source: io::Error| {
+        Error::system(format!("listen for metrics on {address}"), source)
+    })
+}
 
 /// Serves metrics until `stop`.
 pub async fn serve(
@@ -60,7 +139,8 @@ impl Collector for Snapshot {
         encode_tunnels(encoder, &self.tunnels)?;
         encode_ports(encoder, &self.ports)?;
         encode_peerings(encoder, &self.peerings)?;
-        encode_drops(encoder, &self.drops)
+        encode_drops(encoder, &self.drops)?;
+        encode_maps(encoder, &self.maps)
     }
 }
 
@@ -177,6 +257,22 @@ fn encode_drops(encoder: &mut DescriptorEncoder, drops: &[DropCounter]) -> fmt::
     )
 }
 
+fn encode_maps(encoder: &mut DescriptorEncoder, maps: &[MapFill]) -> fmt::Result {
+    let labels = |fill: &MapFill| [("map", fill.map.to_string())];
+    gauges(
+        encoder,
+        "gregw_map_entries",
+        "Entries in use of a table of the data plane.",
+        maps.iter().map(|fill| (labels(fill), fill.entries)),
+    )?;
+    gauges(
+        encoder,
+        "gregw_map_capacity",
+        "Entries that a table of the data plane has room for.",
+        maps.iter().map(|fill| (labels(fill), fill.capacity)),
+    )
+}
+
 fn tunnel_labels(tunnel: &Tunnel) -> [(&str, &str); 3] {
     [
         ("tunnel", &tunnel.name),
@@ -256,18 +352,55 @@ fn counters<L: EncodeLabelSet>(
     Ok(())
 }
 
-/// A family of gauges that are 0 or 1.
-fn gauges<L: EncodeLabelSet>(
+/// A family of gauges; a state is 0 or 1.
+fn gauges<L: EncodeLabelSet, V: Into<u64>>(
     encoder: &mut DescriptorEncoder,
     name: &str,
     help: &str,
-    samples: impl Iterator<Item = (L, bool)>,
+    samples: impl Iterator<Item = (L, V)>,
 ) -> fmt::Result {
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
     for (labels, value) in samples {
         family
             .encode_family(&labels)?
-            .encode_gauge(&i64::from(value))?;
+            .encode_gauge::<u64>(&value.into())?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpStream;
+    use tokio::sync::mpsc;
+
+    #[tokio::test]
+    async fn an_endpoint_moves_to_an_overlapping_address_without_a_gap_that_anybody_can_use() {
+        let (requests, _inbox) = mpsc::channel(1);
+        let loopback: SocketAddr = "127.0.0.1:0".parse().expect("valid");
+        let first = listen(loopback, None).expect("free");
+        let first = Endpoint::serve(first, requests.clone()).expect("served");
+        let loopback = first.address();
+        let any = SocketAddr::from(([0, 0, 0, 0], loopback.port()));
+        let stranger = || std::net::TcpListener::bind(loopback).is_ok();
+        assert!(
+            listen(any, None).is_err(),
+            "who is not asked keeps its port"
+        );
+
+        let second = listen(any, Some(&first)).expect("beside it");
+        assert!(!stranger() && TcpStream::connect(loopback).is_ok());
+        let second = Endpoint::serve(second, requests.clone()).expect("served");
+        drop(first);
+        // Until the first one's task has ended.
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        assert!(!stranger() && TcpStream::connect(loopback).is_ok());
+
+        // And back again, which a refused configuration takes back at once.
+        drop(listen(loopback, Some(&second)).expect("beside it"));
+        let third = listen(loopback, Some(&second)).expect("beside it");
+        drop(second);
+        assert!(!stranger() && TcpStream::connect(loopback).is_ok());
+        drop(third);
+    }
 }

@@ -266,6 +266,19 @@ pub struct Snapshot {
     pub peerings: Vec<Peering>,
     /// As [`crate::request::Request::Drops`].
     pub drops: Vec<DropCounter>,
+    /// How full the data plane's tables are.
+    pub maps: Vec<MapFill>,
+}
+
+/// How full a table of the data plane is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapFill {
+    /// Its name, as bpftool shows it.
+    pub map: &'static str,
+    /// Entries in use.
+    pub entries: u64,
+    /// Entries that there is room for.
+    pub capacity: u64,
 }
 
 /// One difference between what runs and a configuration.

@@ -5,7 +5,7 @@ use gre_common::verdict::DropReason;
 use gre_userspace::config::Config;
 use gre_userspace::failure::Failure;
 use gre_userspace::report::{
-    Action, Adjacency, AttachMode, Change, Device, Direction, DropCounter, DropsByReason,
+    Action, Adjacency, AttachMode, Change, Device, Direction, DropCounter, DropsByReason, MapFill,
     Neighbour, Network, NextHop, Origin, OwnerKind, Peering, PeeringState, Port, Resolution, Role,
     Route, Snapshot, State, Traffic, Tunnel,
 };
@@ -68,6 +68,11 @@ pub(crate) fn snapshot() -> Snapshot {
         ports: ports(),
         peerings: peerings(),
         drops: drops(),
+        maps: vec![MapFill {
+            map: "DROPS",
+            entries: 17,
+            capacity: 1 << 20,
+        }],
     }
 }
 
