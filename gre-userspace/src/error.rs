@@ -37,6 +37,15 @@ pub enum Error {
         /// Name of the program; `<unknown>` where the kernel does not tell.
         name: String,
     },
+    /// The card takes VLAN tags out of the frames of a device that has tagged ports.
+    #[error(
+        "device {device} takes VLAN tags out of frames before gregw sees them, so that its ports could not be told \
+         apart: switch that off by `ethtool -K {device} rxvlan off`"
+    )]
+    TagsTaken {
+        /// The device.
+        device: String,
+    },
     /// Another daemon runs under this instance name.
     #[error(
         "instance {instance} is already run by process {pid}: end it first, or choose another name with --instance"
@@ -113,7 +122,8 @@ impl Error {
             Self::MissingCapability { .. } => ExitCode::MissingCapability,
             Self::DeviceBusy { .. } | Self::InstanceBusy { .. } => ExitCode::Busy,
             Self::MissingKernelFeature { .. } => ExitCode::MissingKernelFeature,
-            Self::Full { .. }
+            Self::TagsTaken { .. }
+            | Self::Full { .. }
             | Self::Bpf { .. }
             | Self::File { .. }
             | Self::Netlink { .. }

@@ -22,6 +22,7 @@ use crate::config::{
 use crate::dataplane::{DataPlane, Streams};
 use crate::error::Error;
 use crate::failure::Failure;
+use crate::host_stack;
 use crate::instance::Instance;
 use crate::neighbour::{Question, ROUND};
 use crate::netlink::{Hop, KernelNeighbour, Link, Netlink, Notification};
@@ -30,6 +31,7 @@ use crate::plan::{Desired, Device, Devices, Ids, Interface, Limits, Planned, pla
 use crate::remembered::Remembered;
 use crate::report;
 use crate::solicitation::{Solicitation, Solicitor};
+use crate::vlan_offload;
 
 /// Questions to the kernel under way at one time.
 const LOOK_UPS: usize = 64;
@@ -316,11 +318,28 @@ impl Gateway {
         let unknown = self.live.announce(desired);
         self.open_underlays(&desired.interfaces);
         self.look_up(unknown).await;
+        let before: BTreeSet<IfIndex> = self.live.state.interfaces.keys().copied().collect();
         let result = self.live.transition(desired, Instant::now());
+        self.warn_of_the_host(&before);
         let interfaces = self.live.state.interfaces.clone();
         self.open_underlays(&interfaces);
         self.write_adjacencies();
         result
+    }
+
+    /// Tells where the host's own stack would answer machines, on devices that have become ports.
+    fn warn_of_the_host(&self, before: &BTreeSet<IfIndex>) {
+        for (index, interface) in &self.live.state.interfaces {
+            let is_new_port = !before.contains(index) && interface.untagged_port.is_some();
+            if let Some(link) = self.links.get(index)
+                && is_new_port
+                && !interface.underlay
+            {
+                for complaint in host_stack::complaints(&link.name) {
+                    tracing::warn!("port device {}: {complaint}", link.name);
+                }
+            }
+        }
     }
 
     /// Follows devices that appear, vanish or change, with the configuration as it is.
@@ -374,13 +393,13 @@ impl Gateway {
 
     /// Makes sure that the devices of a state can be had.
     fn check_devices(&self, desired: &Desired) -> Result<(), Error> {
-        let links = desired
-            .interfaces
-            .keys()
-            .filter_map(|device| self.links.get(device));
-        links
-            .into_iter()
-            .try_for_each(|link| self.live.plane.check_device(link))
+        for (index, interface) in &desired.interfaces {
+            if let Some(link) = self.links.get(index) {
+                self.live.plane.check_device(link)?;
+                check_tags(link, interface)?;
+            }
+        }
+        Ok(())
     }
 
     /// Looks ways up in the kernel's routing tables, and the neighbours that turn out to be new.
@@ -614,6 +633,31 @@ fn changed_devices(from: &Devices, to: &Devices) -> Vec<(DeviceName, Option<Devi
     gone.map(|name| (name.clone(), None))
         .chain(new.map(|(name, device)| (name.clone(), Some(*device))))
         .collect()
+}
+
+/// Makes sure that frames of tagged ports keep their tags. On a veth pair it is the far end's setting that counts
+/// (`txvlan`), which cannot be seen from here.
+fn check_tags(link: &Link, interface: &Interface) -> Result<(), Error> {
+    let has_ports = interface.tagged_ports || interface.untagged_port.is_some();
+    if link.veth || !has_ports {
+        return Ok(());
+    }
+    let device = &link.name;
+    match vlan_offload::is_on(device) {
+        Ok(false) => {}
+        Ok(true) if interface.tagged_ports => {
+            let device = device.clone();
+            return Err(Error::TagsTaken { device });
+        }
+        Ok(true) => tracing::warn!(
+            "{device} takes VLAN tags out of frames: tagged ones would be the untagged port's; `ethtool -K {device} rxvlan off`"
+        ),
+        Err(error) => tracing::warn!(
+            "cannot tell whether {device} takes VLAN tags out of frames ({error}): `ethtool -k {device}` must say \
+             `rx-vlan-offload: off`"
+        ),
+    }
+    Ok(())
 }
 
 /// How often [`Gateway::round`] has to be called.

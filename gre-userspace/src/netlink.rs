@@ -12,7 +12,8 @@ use gre_common::id::{IfIndex, MacAddress};
 use ipnet::IpNet;
 use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::link::{
-    LinkAttribute, LinkExtentMask, LinkFlags, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
+    InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    LinkXdp, XdpAttached,
 };
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -71,6 +72,8 @@ pub struct Link {
     pub mtu: u32,
     /// Whether it is switched on and has a carrier.
     pub up: bool,
+    /// Whether it is one end of a veth pair.
+    pub veth: bool,
     /// The XDP program on it.
     pub program: Option<AttachedProgram>,
 }
@@ -287,6 +290,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
             .header
             .flags
             .contains(LinkFlags::Up | LinkFlags::LowerUp),
+        veth: false,
         program: None,
     };
     for attribute in &message.attributes {
@@ -294,6 +298,9 @@ fn link(message: &LinkMessage) -> Option<Link> {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Address(bytes) if ethernet => link.mac = mac(bytes),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::LinkInfo(infos) => {
+                link.veth = infos.contains(&LinkInfo::Kind(InfoKind::Veth));
+            }
             LinkAttribute::Xdp(attributes) => link.program = attached_program(attributes),
             _ => {}
         }

@@ -17,6 +17,7 @@ use gre_tests::scenario::{
 };
 use gre_tests::wait;
 use gre_tests::wire::Wire;
+use gre_userspace::vlan_offload;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -375,6 +376,47 @@ fn routes_to_a_missing_device_are_unreachable_and_no_blackholes() {
         kind_of("10.10.30.0/25") == Some("unreachable".into())
     });
     assert_eq!(kind_of("10.66.0.0/16"), Some("blackhole".into()));
+}
+
+/// What decides whether VLAN ports are refused on a card is read as ethtool sets it.
+#[test]
+fn the_vlan_offload_of_a_device_is_read_as_it_was_set() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let office = Office::new(false, |tunnel| tunnel.with_key(1001));
+    for (word, on) in [("on", true), ("off", false)] {
+        office
+            .namespace
+            .sh(&format!("ethtool -K {PORT} rxvlan {word}"));
+        let read = office.namespace.run(|| vlan_offload::is_on(PORT));
+        assert_eq!(read.expect("a veth tells"), on);
+    }
+}
+
+/// A port's device on which the host's own stack would answer machines is told at the start, with what to do about it.
+#[test]
+fn a_port_on_which_the_host_itself_would_answer_is_told_with_the_remedy() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let office = Office::new(false, |tunnel| tunnel.with_key(1001));
+    let mut gateway = Gateway::start(&office.namespace, &office.configuration());
+    let warnings = |gateway: &Gateway| gateway.log().matches("port device").count();
+    let remedies = ["ipv4/conf/vms/arp_ignore", "ipv6/conf/vms/disable_ipv6"];
+    for remedy in remedies {
+        let command = format!("sysctl -w net/{remedy}=1");
+        assert!(gateway.log().contains(&command), "{command}");
+        office.namespace.sysctl(remedy, "1");
+    }
+    assert_eq!(warnings(&gateway), remedies.len());
+    gateway.kill();
+    gateway.run();
+    assert_eq!(
+        warnings(&gateway),
+        remedies.len(),
+        "nothing is left to tell"
+    );
 }
 
 /// O4: a second daemon of the same instance is refused, and the first goes on.
