@@ -9,6 +9,7 @@ pub mod client;
 pub mod config;
 pub mod daemon;
 pub mod dataplane;
+mod differences;
 pub mod error;
 pub mod failure;
 pub mod fib;

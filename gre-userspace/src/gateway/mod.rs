@@ -3,18 +3,18 @@
 //! Driven by the event loop in `daemon`, one call at a time. Holds: a reload that fails leaves everything as it was;
 //! what the data plane is told to do is complete before the first packet meets it.
 
+mod underlay;
+
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
 use gre_common::counters::Owner;
 use gre_common::event::{Event, EventKind};
-use gre_common::id::{IfIndex, MacAddress};
+use gre_common::id::IfIndex;
 use gre_common::limits;
 use ipnet::IpNet;
 
-use crate::adjacency::{Confirm, Task, UnderlayDevice, Way};
 use crate::apply::Live;
 use crate::config::{
     Config, DeviceName, Diagnostics, Severity, Spanned, Standing, check_transition,
@@ -25,7 +25,7 @@ use crate::failure::Failure;
 use crate::host_stack;
 use crate::instance::Instance;
 use crate::neighbour::{Question, ROUND};
-use crate::netlink::{Hop, KernelNeighbour, Link, Netlink, Notification};
+use crate::netlink::{Link, Netlink, Notification};
 use crate::peering::States;
 use crate::plan::{Desired, Device, Devices, Ids, Interface, Limits, Planned, plan};
 use crate::remembered::Remembered;
@@ -33,10 +33,6 @@ use crate::report;
 use crate::solicitation::{Solicitation, Solicitor};
 use crate::vlan_offload;
 
-/// Questions to the kernel under way at one time.
-const LOOK_UPS: usize = 64;
-/// From this number on, the kernel's whole neighbour table is read instead of single entries.
-const MANY_HOPS: usize = 16;
 /// From this number of changed routes on, all ways are looked up again instead of comparing each with each.
 const MANY_ROUTES: usize = 256;
 
@@ -402,125 +398,6 @@ impl Gateway {
         Ok(())
     }
 
-    /// Looks ways up in the kernel's routing tables, and the neighbours that turn out to be new.
-    async fn look_up(&mut self, ways: Vec<Way>) {
-        let netlink = &self.netlink;
-        let found: Vec<(Way, Result<Option<Hop>, Error>)> = futures_util::stream::iter(ways)
-            .map(async |way| (way, netlink.route(way.local, way.remote).await))
-            .buffer_unordered(LOOK_UPS)
-            .collect()
-            .await;
-        let now = Instant::now();
-        let adjacencies = &mut self.live.adjacencies;
-        let mut new_hops = Vec::new();
-        for (way, answer) in found {
-            match answer {
-                Ok(hop) => {
-                    if hop.is_none() {
-                        tracing::debug!("no route from {} to {}", way.local, way.remote);
-                    }
-                    new_hops.extend(adjacencies.set_route(way, hop, now));
-                }
-                Err(error) => {
-                    tracing::warn!("{:#}; asking again", anyhow::Error::from(error));
-                    adjacencies.set_unanswered(way);
-                }
-            }
-        }
-        self.read_neighbours(new_hops).await;
-    }
-
-    /// Compares next hops with the kernel's neighbour entries.
-    async fn read_neighbours(&mut self, hops: Vec<Hop>) {
-        let entries = self.neighbours_at(hops).await;
-        let now = Instant::now();
-        for (hop, neighbour) in entries {
-            let mac = neighbour.and_then(|neighbour| neighbour.mac);
-            self.live.adjacencies.set_neighbour(hop, mac, now);
-        }
-    }
-
-    /// The kernel's entries of next hops. Those that it has not answered for are left out: nothing is known of them.
-    async fn neighbours_at(&self, hops: Vec<Hop>) -> HashMap<Hop, Option<KernelNeighbour>> {
-        let table = if hops.len() > MANY_HOPS {
-            self.neighbour_table().await
-        } else {
-            HashMap::new()
-        };
-        let entry = async |hop| match table.get(&hop) {
-            Some(neighbour) => Ok((hop, Some(*neighbour))),
-            // The table leaves entries out that move while it is listed; only this answer tells that there is none.
-            None => Ok((hop, self.netlink.neighbour(hop).await?)),
-        };
-        let entries: Vec<Result<_, Error>> = futures_util::stream::iter(hops)
-            .map(entry)
-            .buffer_unordered(LOOK_UPS)
-            .collect()
-            .await;
-        let known = entries
-            .into_iter()
-            .filter_map(|entry| entry.inspect_err(|error| tracing::debug!("{error}")).ok());
-        known.collect()
-    }
-
-    async fn neighbour_table(&self) -> HashMap<Hop, KernelNeighbour> {
-        let listed = self.netlink.neighbours().await;
-        let listed = listed.unwrap_or_else(|error| {
-            tracing::warn!("{:#}", anyhow::Error::from(error));
-            Vec::new()
-        });
-        listed
-            .into_iter()
-            .map(|neighbour| (neighbour.hop, neighbour))
-            .collect()
-    }
-
-    /// Asks the kernel, and the next hops themselves, whether all is as it was.
-    async fn tend(&mut self, tasks: Vec<Task>) {
-        for task in &tasks {
-            if let Task::Resolve(hop) = task
-                && let Err(error) = self.netlink.resolve(*hop).await
-            {
-                tracing::debug!("{:#}", anyhow::Error::from(error));
-            }
-        }
-        let entries = self.neighbours_at(tasks.iter().map(|task| task.hop()).collect());
-        let entries = entries.await;
-        let now = Instant::now();
-        for task in tasks {
-            let Some(neighbour) = entries.get(&task.hop()).copied() else {
-                continue;
-            };
-            let adjacencies = &mut self.live.adjacencies;
-            match task {
-                Task::Resolve(hop) => {
-                    let mac = neighbour.and_then(|neighbour| neighbour.mac);
-                    adjacencies.set_neighbour(hop, mac, now);
-                }
-                Task::Confirm(confirm) => {
-                    if let Some(destination) = adjacencies.heard(confirm.hop, neighbour, now) {
-                        self.confirm(&confirm, destination);
-                    }
-                }
-            }
-        }
-    }
-
-    fn confirm(&self, confirm: &Confirm, destination: Option<MacAddress>) {
-        let device = self.links.get(&confirm.hop.device);
-        let Some(mac) = device.and_then(|link| link.mac) else {
-            return;
-        };
-        self.send(&Solicitation {
-            device: confirm.hop.device,
-            vlan: Default::default(),
-            mac,
-            source: confirm.source,
-            target: confirm.hop.address,
-            destination,
-        });
-    }
-
     fn ask(&self, question: &Question) {
         let Some(port) = self.live.state.ports.get(&question.port) else {
             return;
@@ -538,39 +415,6 @@ impl Gateway {
     fn send(&self, solicitation: &Solicitation) {
         if let Err(error) = self.solicitor.ask(solicitation) {
             tracing::debug!("cannot ask for {}: {error}", solicitation.target);
-        }
-    }
-
-    /// Lets adjacencies use the underlay devices that can send, and no others.
-    fn open_underlays(&mut self, interfaces: &BTreeMap<IfIndex, Interface>) {
-        for (index, link) in &self.links {
-            let is_underlay = interfaces
-                .get(index)
-                .is_some_and(|interface| interface.underlay);
-            let device = link.mac.filter(|_| is_underlay && link.up);
-            let device = device.map(|mac| UnderlayDevice {
-                mac,
-                mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
-            });
-            self.live.adjacencies.set_device(*index, device);
-        }
-        for index in self.live.adjacencies.devices() {
-            if !self.links.contains_key(&index) {
-                self.live.adjacencies.set_device(index, None);
-            }
-        }
-    }
-
-    fn write_adjacencies(&mut self) {
-        log_error(self.live.write_adjacencies());
-    }
-
-    fn report_hop(&self, neighbour: &KernelNeighbour) {
-        let device = self.links.get(&neighbour.hop.device);
-        let device = device.map_or("?", |link| &link.name);
-        match neighbour.mac {
-            Some(mac) => tracing::info!("next hop {} on {device}: {mac}", neighbour.hop.address),
-            None => tracing::warn!("next hop {} on {device}: lost", neighbour.hop.address),
         }
     }
 
