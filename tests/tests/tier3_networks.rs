@@ -26,6 +26,8 @@ const ANSWER_LIMIT: Duration = Duration::from_millis(500);
 const SPACE: [&str; 2] = ["10.10.30.0/24", "fd00:10:30::/48"];
 const ROUTER: [&str; 2] = ["10.10.30.1/25", "fd00:10:30::1/64"];
 const ROUTER_BARE: [&str; 2] = ["10.10.30.1", "fd00:10:30::1"];
+/// Tenants that are alike: each with a network, a port and a machine of the same addresses.
+const TENANTS: [&str; 2] = ["red", "blue"];
 const MACHINE: [&str; 2] = ["10.10.30.4/25", "fd00:10:30::4/64"];
 
 /// N1: two tenants, the same addresses in every place, the same pair of GRE endpoints, keys alone differ. Content that
@@ -37,14 +39,10 @@ fn tenants_with_identical_addresses_and_endpoints_never_mix() {
     }
     let namespace = Namespace::new("gateway");
     let underlay = Underlay::new(&namespace, 0);
-    let tenants = [("red", 1001), ("blue", 1002)];
-    let machines =
-        tenants.map(|(tenant, _)| Machine::on_port(&namespace, tenant, &MACHINE, &ROUTER_BARE));
-    let tunnels = tenants.map(|(_, key)| underlay.tunnel(false).with_key(key));
-    let mut configuration = toml::gateway() + &underlay.configuration();
-    for ((tenant, _), tunnel) in tenants.iter().zip(&tunnels) {
-        configuration += &toml::tenant_with_network(tenant, &SPACE);
-        configuration += &toml::port(tenant, tenant, None, &ROUTER);
+    let machines = machines_of_tenants(&namespace);
+    let tunnels = [1001, 1002].map(|key| underlay.tunnel(false).with_key(key));
+    let mut configuration = [toml::gateway(), underlay.configuration(), tenants()].concat();
+    for (tenant, tunnel) in TENANTS.iter().zip(&tunnels) {
         configuration += &toml::tunnel(
             &format!("{tenant}-branch"),
             tenant,
@@ -91,7 +89,7 @@ fn tenants_with_identical_addresses_and_endpoints_never_mix() {
         }
     });
     branch.endpoint.assert_nothing_refused();
-    for (index, (tenant, _)) in tenants.iter().enumerate() {
+    for (index, tenant) in TENANTS.iter().enumerate() {
         let (peer, traffic) = (
             branch.settled_counters(index),
             gateway.traffic("tunnel", &format!("{tenant}-branch")),
@@ -119,8 +117,7 @@ fn one_tenant_never_reaches_another() {
     }
     let namespace = Namespace::new("gateway");
     let underlay = Underlay::new(&namespace, 0);
-    let machines =
-        ["red", "blue"].map(|tenant| Machine::on_port(&namespace, tenant, &MACHINE, &ROUTER_BARE));
+    let machines = machines_of_tenants(&namespace);
     let red_tunnel = underlay.tunnel(false).with_key(1001);
     let configuration = [
         toml::gateway(),
@@ -346,15 +343,10 @@ fn the_gateway_answers_for_its_own_address_in_each_network() {
     }
     let namespace = Namespace::new("gateway");
     let underlay = Underlay::new(&namespace, 0);
-    let machines =
-        ["red", "blue"].map(|tenant| Machine::on_port(&namespace, tenant, &MACHINE, &ROUTER_BARE));
-    let mut configuration = toml::gateway() + &underlay.configuration();
-    for tenant in ["red", "blue"] {
-        configuration += &toml::tenant_with_network(tenant, &SPACE);
-        configuration += &toml::port(tenant, tenant, None, &ROUTER);
-    }
+    let machines = machines_of_tenants(&namespace);
+    let configuration = [toml::gateway(), underlay.configuration(), tenants()].concat();
     let gateway = Gateway::start(&namespace, &configuration);
-    for (machine, tenant) in machines.iter().zip(["red", "blue"]) {
+    for (machine, tenant) in machines.iter().zip(TENANTS) {
         for ipv6 in [false, true] {
             // The first reply may have to wait until the machine is known.
             assert!(machine.namespace.reaches(router_address(ipv6), 15));
@@ -581,6 +573,18 @@ fn changes_of_others_lose_no_packet_on_the_way_out_of_a_tunnel() {
         let frame = office.frame_from_branch(&stream::payload(2, 64));
         Stream::start(office.path_from_branch(), frame, FULL_RATE)
     });
+}
+
+fn machines_of_tenants(namespace: &Namespace) -> [Machine; 2] {
+    TENANTS.map(|tenant| Machine::on_port(namespace, tenant, &MACHINE, &ROUTER_BARE))
+}
+
+/// The sections of [`TENANTS`].
+fn tenants() -> String {
+    let sections = TENANTS.map(|tenant| {
+        toml::tenant_with_network(tenant, &SPACE) + &toml::port(tenant, tenant, None, &ROUTER)
+    });
+    sections.concat()
 }
 
 /// Two rounds in which a newcomer and all it has come, change and go, beside a stream of the office.
