@@ -310,7 +310,7 @@ fn tables_that_grow_and_shrink_through_all_forms_stay_right() {
         let mut random = StdRng::seed_from_u64(2);
         let mut fib = fib(1 << 24);
         let mut model = Model::default();
-        while model.0.len() < 6_000 {
+        while model.0.len() < 3_000 {
             let most = 1 + random.random_range(0..=model.0.len());
             let changes = some_changes(&model, &mut random, family, most, 8);
             step(&mut fib, &mut model, &mut random, &changes);
