@@ -16,7 +16,7 @@ use super::routes::{Prefix, Route};
 
 /// A part with at most this many routes is built anew whenever one of them changes. One with more
 /// is an array whose slots change one by one.
-pub(super) const MANY: usize = 512;
+pub(super) const MANY: usize = 128;
 /// Least bits of an array: one cache line.
 const LEAST_STRIDE: u8 = 4;
 /// Least bits that a path has to skip, where it is not the end of the way.
@@ -135,20 +135,18 @@ impl<M: Memory, G: GracePeriod> Draft<'_, M, G> {
         if let [route] = routes {
             return self.path(part.place, route.prefix, route.next_hop, part.value);
         }
+        let can_skip = common.length >= part.place.length + LEAST_SKIP;
         if routes.len() <= MANY {
             let ranges = part.ranges();
             let is_deep = common.length >= part.window + 32;
             if ranges.len() <= RANGES_COUNT && !is_deep {
                 return self.ranges(part.window, &ranges);
             }
-            if ranges.len() > SPLIT_RANGES || is_deep {
-                if common.length >= part.place.length + LEAST_SKIP {
-                    return self.skip(part, common);
-                }
+            if ranges.len() <= SPLIT_RANGES && !is_deep || !can_skip {
+                return self.build_few(part, &ranges);
             }
-            return self.build_few(part, &ranges);
         }
-        if common.length >= part.place.length + LEAST_SKIP {
+        if can_skip {
             return self.skip(part, common);
         }
         self.build_many(part)

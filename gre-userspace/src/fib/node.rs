@@ -133,7 +133,7 @@ fn narrowest(runs: &[u32]) -> (u32, u32) {
     let base = least - 1;
     match most - base {
         ..=0xff => (base, 3),
-        ..=0xffff => (base, 4),
+        0x100..=0xffff => (base, 4),
         _ => (0, 5),
     }
 }
