@@ -1,5 +1,7 @@
-//! Compiles the benchmark's BPF programs to `$OUT_DIR/gre-bench-programs.bpf.o`, which the crate embeds.
+//! Compiles the benchmark's BPF programs to `$OUT_DIR/gre-bench-programs.bpf.o` and `$OUT_DIR/gre-bench-lookup.bpf.o`,
+//! which the crate embeds.
 
 fn main() -> anyhow::Result<()> {
-    Ok(gre_build::embed(&gre_build::BENCH)?)
+    gre_build::embed(&gre_build::BENCH)?;
+    Ok(gre_build::embed(&gre_build::LOOK_UP)?)
 }

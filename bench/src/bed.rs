@@ -43,25 +43,36 @@ pub(crate) struct Device {
 pub(crate) const MTU: u16 = 1500;
 
 impl Bed {
-    /// Creates the devices in a namespace of their own and enters it.
-    pub(crate) fn new() -> Result<Self> {
+    /// Creates the devices in a namespace of their own and enters it. Each CPU sends to a receive queue of its own, as far
+    /// as there are.
+    pub(crate) fn new(queues: u16) -> Result<Self> {
         let namespace = Namespace::new()?;
         run("ip link set dev lo up")?;
         Ok(Self {
             namespace,
-            left: Cable::new("left", "left-far", 0)?,
-            right: Cable::new("right", "right-far", 2)?,
+            left: Cable::new("left", "left-far", 0, queues)?,
+            right: Cable::new("right", "right-far", 2, queues)?,
         })
+    }
+
+    /// Where frames that leave one of the far ends come in.
+    pub(crate) const fn near_end(&self, far: Device) -> Device {
+        if far.index == self.left.far.index {
+            self.left.near
+        } else {
+            self.right.near
+        }
     }
 }
 
 impl Cable {
-    fn new(near: &'static str, far: &'static str, number: u8) -> Result<Self> {
+    fn new(near: &'static str, far: &'static str, number: u8, queues: u16) -> Result<Self> {
         let (near_mac, far_mac) = (mac(number), mac(number + 1));
         run(&format!(
-            "ip link add {near} address {} mtu {MTU} type veth peer name {far} address {} mtu {MTU}",
+            "ip link add {near} address {} mtu {MTU} {queues} type veth peer name {far} address {} mtu {MTU} {queues}",
             display(near_mac),
-            display(far_mac)
+            display(far_mac),
+            queues = format_args!("numtxqueues {queues} numrxqueues {queues}"),
         ))?;
         for device in [near, far] {
             run(&format!("ip link set dev {device} up"))?;

@@ -190,7 +190,8 @@ impl fmt::Display for Stage {
 }
 
 impl TunnelKind {
-    const ALL: [Self; 4] = [Self::Ipv4, Self::Ipv6, Self::Checksum, Self::Sequence];
+    /// All kinds, the usual one first.
+    pub(crate) const ALL: [Self; 4] = [Self::Ipv4, Self::Ipv6, Self::Checksum, Self::Sequence];
 
     /// The kind as it is called in names; nothing for the usual one.
     const fn name(self) -> &'static str {

@@ -2,10 +2,13 @@
 //!
 //! Machines are on `left`, one VLAN for each network if there are several; the underlay is on `right`.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result};
+use aya::programs::ProgramInfo;
 use gre_common::counters::Owner;
 use gre_common::entry::{AdjacencyEntry, NeighbourEntry};
 use gre_common::id::{
@@ -16,6 +19,7 @@ use gre_userspace::config::{Keys, Name, Tos, Ttl, XdpMode};
 use gre_userspace::dataplane::{DataPlane, Streams};
 use gre_userspace::fib::Change;
 use gre_userspace::instance::Instance;
+use gre_userspace::object;
 use gre_userspace::plan;
 use ipnet::Ipv4Net;
 use tokio::runtime::{Builder, Runtime};
@@ -24,11 +28,15 @@ use crate::bed::{Bed, Device, MTU};
 use crate::case::TunnelKind;
 use crate::scale::{GATEWAY_ADDRESS, MACHINE, SUBNET_LENGTH, Scale, local};
 
+/// Where the data plane is pinned.
+const PINS: &str = "/sys/fs/bpf/gregw";
+
 /// A loaded and filled data plane on a bed.
 pub(crate) struct Gateway {
-    plane: DataPlane,
+    plane: RefCell<DataPlane>,
     scale: Scale,
     kind: TunnelKind,
+    programs: Vec<(&'static str, ProgramInfo)>,
     // The program writes to them; nothing here reads them. They end before the event loop that they are on.
     _streams: Streams,
     _event_loop: Runtime,
@@ -87,9 +95,10 @@ impl Gateway {
             DataPlane::load(&instance, &[], false).context("cannot load the data plane")?;
         drop(entered);
         let mut gateway = Self {
-            plane,
+            plane: RefCell::new(plane),
             scale,
             kind,
+            programs: Vec::new(),
             _streams: streams,
             _event_loop: event_loop,
         };
@@ -99,42 +108,57 @@ impl Gateway {
         for device in [bed.left.near, bed.right.near] {
             gateway
                 .plane
+                .get_mut()
                 .attach(IfIndex(device.index), device.name, XdpMode::Native)?;
         }
+        gateway.plane.get_mut().supersede()?;
+        for name in [object::GATEWAY, object::RESOLVER] {
+            let path = format!("{PINS}/{instance}/progs/{name}", instance = instance.name());
+            let program =
+                ProgramInfo::from_pin(&path).with_context(|| format!("cannot open {path}"))?;
+            gateway.programs.push((name, program));
+        }
+        // What is pinned would outlive this.
+        fs::remove_dir_all(PINS).with_context(|| format!("cannot remove {PINS}"))?;
         Ok(gateway)
+    }
+
+    /// What the kernel tells about its programs, by name; the one that is attached to devices first.
+    pub(crate) fn programs(&self) -> &[(&'static str, ProgramInfo)] {
+        &self.programs
     }
 
     /// What it has counted so far.
     pub(crate) fn totals(&self) -> Result<Totals> {
+        let plane = self.plane.borrow();
         let mut totals = Totals::default();
         for tunnel in self.scale.tunnels() {
-            let stats = self.plane.maps.stats(Owner::Tunnel(TunnelId(tunnel)))?;
+            let stats = plane.maps.stats(Owner::Tunnel(TunnelId(tunnel)))?;
             totals.from_tunnels += stats.receive_packets;
             totals.to_tunnels += stats.transmit_packets;
         }
         for port in self.scale.ports() {
-            let stats = self.plane.maps.stats(Owner::Port(PortId(port)))?;
+            let stats = plane.maps.stats(Owner::Port(PortId(port)))?;
             totals.from_ports += stats.receive_packets;
             totals.to_ports += stats.transmit_packets;
         }
-        totals.drops = self
-            .plane
-            .maps
-            .drops()?
-            .iter()
-            .map(|(_, count)| count)
-            .sum();
+        totals.drops = plane.maps.drops()?.iter().map(|(_, count)| count).sum();
         Ok(totals)
     }
 
     /// The drop counters that are not zero, as text.
     pub(crate) fn drops(&self) -> Result<String> {
-        let drops = self.plane.maps.drops()?;
+        let drops = self.plane.borrow().maps.drops()?;
         let words: Vec<String> = drops
             .iter()
             .map(|(key, count)| format!("reason {} of {:?}: {count}", key.reason, key.owner()))
             .collect();
         Ok(words.join(", "))
+    }
+
+    /// Changes routes of a network.
+    pub(crate) fn update_routes(&self, network: NetworkId, changes: &[Change]) -> Result<()> {
+        Ok(self.plane.borrow_mut().update_routes(network, changes)?)
     }
 
     fn fill(&mut self, bed: &Bed) -> Result<()> {
@@ -155,7 +179,7 @@ impl Gateway {
             routes.entry(route.network).or_default().push(change);
         }
         for (network, changes) in routes {
-            self.plane.update_routes(NetworkId(network), &changes)?;
+            self.update_routes(NetworkId(network), &changes)?;
         }
         Ok(())
     }
@@ -176,7 +200,7 @@ impl Gateway {
             untagged_port: None,
             tagged_ports: false,
         };
-        let maps = &mut self.plane.maps;
+        let maps = &mut self.plane.get_mut().maps;
         for (device, interface) in [(bed.left.near, machines), (bed.right.near, underlay)] {
             maps.set_interface(IfIndex(device.index), interface.entry())?;
             maps.set_redirect(IfIndex(device.index), true)?;
@@ -205,7 +229,7 @@ impl Gateway {
             address: gre_common::id::Address::from(IpAddr::from(MACHINE)).to_bytes(),
             used: 0,
         };
-        let maps = &mut self.plane.maps;
+        let maps = &mut self.plane.get_mut().maps;
         maps.set_neighbour(NeighbourId(number), machine);
         maps.set_port(PortId(number), port.entry())?;
         if let Some(vlan) = vlan {
@@ -244,7 +268,7 @@ impl Gateway {
             resolved: 1,
             mtu: MTU,
         };
-        let maps = &mut self.plane.maps;
+        let maps = &mut self.plane.get_mut().maps;
         let next_hop = AdjacencyId(Scale::remote(number));
         maps.set_adjacency(next_hop, adjacency)?;
         maps.set_tunnel(TunnelId(number), tunnel.entry(next_hop))?;

@@ -1,22 +1,22 @@
 //! What makes the frames of one case: a BPF program of its own, with what the frames have in common as constants.
 //!
-//! Run with `BPF_PROG_TEST_RUN` on live frames. Per frame it reads 16 bytes, so that it leaves the caches to what is
+//! Run with `BPF_PROG_TEST_RUN`, on live frames or to time a single program. Per frame it reads 16 bytes, so that it leaves the caches to what is
 //! under test.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::io;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use aya::maps::{Map, MapData, PerCpuArray, PerCpuValues};
-use aya::programs::{TestRun, TestRunAttrs, TestRunOptions};
+use anyhow::{Context, Result, ensure};
+use aya::maps::{MapData, PerCpuArray, PerCpuValues, ProgramArray};
+use aya::programs::{ProgramError, ProgramFd, TestRun, TestRunAttrs, TestRunOptions};
+use aya::sys::SyscallError;
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
-use gre_bench_ebpf::{Flow, Progress, SECTION};
-use memmap2::MmapOptions;
+use gre_bench_ebpf::{Progress, SECTION};
 
 use crate::bed::Device;
 use crate::head::Frames;
-use crate::programs::{OBJECT, Plain, program, take};
+use crate::programs::{OBJECT, Plain, array, fill, program, take};
 
 /// Frames that the kernel makes at once: the budget of one NAPI poll, so that no queue on the way overflows.
 const BATCH: u32 = 64;
@@ -28,6 +28,8 @@ pub(crate) struct Generator {
     ebpf: Ebpf,
     progress: PerCpuArray<MapData, Plain<Progress>>,
     frame: Vec<u8>,
+    // The kernel empties the array once nobody holds it open.
+    under_test: Option<ProgramArray<MapData>>,
 }
 
 impl Generator {
@@ -42,10 +44,11 @@ impl Generator {
         program(&mut ebpf, "generator")?
             .load()
             .context("cannot load BPF program generator")?;
-        store(&mut ebpf, &flows)?;
+        fill(array(&ebpf, "FLOWS")?, &flows)?;
         Ok(Self {
             progress: take(&mut ebpf, "PROGRESS")?,
             frame: frames.example().to_vec(),
+            under_test: None,
             ebpf,
         })
     }
@@ -60,21 +63,8 @@ impl Generator {
     /// this CPU, how many were sent a second. (The call takes some 30 ms more: the kernel makes and gives back the
     /// frames' memory.)
     pub(crate) fn send(&mut self, device: Device, repeat: u32, first_number: u64) -> Result<f64> {
-        let cpus = nr_cpus()
-            .map_err(|(_, source)| source)
-            .context("cannot count the CPUs")?;
-        let unmade = Progress {
-            first_number,
-            ..Progress::default()
-        };
-        let unmade = PerCpuValues::try_from(vec![Plain(unmade); cpus])?;
-        self.progress
-            .set(0, unmade, 0)
-            .context("cannot write map PROGRESS")?;
-        let mut context = [0; CONTEXT_LENGTH];
-        // `data_end` and `ingress_ifindex`; the others stay 0.
-        context[4..8].copy_from_slice(&u32::try_from(self.frame.len())?.to_ne_bytes());
-        context[12..16].copy_from_slice(&device.index.to_ne_bytes());
+        self.start_over(first_number)?;
+        let context = self.context(device);
         let mut options = TestRunOptions::new();
         options.data_in = Some(&self.frame);
         options.ctx_in = Some(&context);
@@ -86,21 +76,79 @@ impl Generator {
         self.rate()
     }
 
+    /// Makes [`Generator::time`] hand frames to this program.
+    pub(crate) fn hand_to(&mut self, under_test: &ProgramFd) -> Result<()> {
+        let mut programs: ProgramArray<MapData> = take(&mut self.ebpf, "UNDER_TEST")?;
+        programs
+            .set(0, under_test, 0)
+            .context("cannot write map UNDER_TEST")?;
+        self.under_test = Some(programs);
+        program(&mut self.ebpf, "trial")?
+            .load()
+            .context("cannot load BPF program trial")
+    }
+
+    /// Hands `repeat` frames, as if they had come in at a device of the calling thread's namespace, to the program given
+    /// before. Returns how many nanoseconds each took in the quickest section, and what became of the last one.
+    pub(crate) fn time(
+        &mut self,
+        device: Device,
+        repeat: u32,
+        first_number: u64,
+    ) -> Result<(f64, u32)> {
+        let context = self.context(device);
+        let verdict = loop {
+            self.start_over(first_number)?;
+            let mut options = TestRunOptions::new();
+            options.data_in = Some(&self.frame);
+            options.ctx_in = Some(&context);
+            options.repeat = repeat;
+            match program(&mut self.ebpf, "trial")?.test_run(options) {
+                // A signal, which a process that is stopped and continued gets too.
+                Err(ProgramError::SyscallError(SyscallError { io_error, .. }))
+                    if io_error.kind() == io::ErrorKind::Interrupted => {}
+                result => break result.map(|result| result.return_value),
+            }
+        };
+        let verdict =
+            verdict.with_context(|| format!("cannot run a program for {}", device.name))?;
+        let quickest = self.progress()?.quickest;
+        ensure!(quickest > 0, "{repeat} frames are too few");
+        Ok((quickest as f64 / SECTION as f64, verdict))
+    }
+
+    /// The number of the next frame is `first_number`, and the first flow's turn comes.
+    fn start_over(&mut self, first_number: u64) -> Result<()> {
+        let cpus = nr_cpus()
+            .map_err(|(_, source)| source)
+            .context("cannot count the CPUs")?;
+        let unmade = Progress {
+            first_number,
+            ..Progress::default()
+        };
+        let unmade = PerCpuValues::try_from(vec![Plain(unmade); cpus])?;
+        self.progress
+            .set(0, unmade, 0)
+            .context("cannot write map PROGRESS")?;
+        Ok(())
+    }
+
+    /// What the kernel makes a `struct xdp_md` of.
+    fn context(&self, device: Device) -> [u8; CONTEXT_LENGTH] {
+        let mut context = [0; CONTEXT_LENGTH];
+        // `data_end` and `ingress_ifindex`; the others stay 0.
+        context[4..8].copy_from_slice(&(self.frame.len() as u32).to_ne_bytes());
+        context[12..16].copy_from_slice(&device.index.to_ne_bytes());
+        context
+    }
+
     fn rate(&self) -> Result<f64> {
-        let progress = self
-            .progress
-            .get(&0, 0)
-            .context("cannot read map PROGRESS")?;
         let Progress {
             made,
             start,
             section,
             ..
-        } = progress
-            .iter()
-            .map(|cpu| cpu.0)
-            .find(|progress| progress.made > 0)
-            .context("the generator has made no frame")?;
+        } = self.progress()?;
         let frames = (made - 1) / SECTION * SECTION;
         ensure!(
             frames > 0,
@@ -108,21 +156,15 @@ impl Generator {
         );
         Ok(frames as f64 / Duration::from_nanos(section - start).as_secs_f64())
     }
-}
 
-/// Writes the flows into the memory of their map.
-fn store(ebpf: &mut Ebpf, flows: &[Flow]) -> Result<()> {
-    let Some(Map::Array(map)) = ebpf.map("FLOWS") else {
-        bail!("the object has no array FLOWS");
-    };
-    let memory = MmapOptions::new()
-        .len(size_of_val(flows))
-        .map_raw(map.fd().as_fd().as_raw_fd())
-        .context("cannot map the memory of map FLOWS")?;
-    let first = memory.as_mut_ptr().cast::<Flow>();
-    for (number, flow) in flows.iter().enumerate() {
-        // SAFETY: the mapping has as many entries, page-aligned; the generator is not running.
-        unsafe { first.wrapping_add(number).write(*flow) };
+    /// Of the CPU that the frames were made on.
+    fn progress(&self) -> Result<Progress> {
+        let progress = self
+            .progress
+            .get(&0, 0)
+            .context("cannot read map PROGRESS")?;
+        let mut cpus = progress.iter().map(|cpu| cpu.0);
+        cpus.find(|progress| progress.made > 0)
+            .context("the generator has made no frame")
     }
-    Ok(())
 }

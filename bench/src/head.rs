@@ -81,7 +81,7 @@ impl Frames {
             mask: u32::try_from(self.heads.len() - 1)?,
             number: self.number,
             long: (self.example.len() >= HEAD_LENGTH).into(),
-            reserved: 0,
+            length: u32::try_from(self.example.len())?,
         };
         let flow = |head: &Head| {
             let bytes = bytes(*head);

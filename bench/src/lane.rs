@@ -1,7 +1,9 @@
 //! The cases, each set up on its devices and ready to be measured again and again.
 
 use std::collections::HashMap;
+use std::panic::resume_unwind;
 use std::rc::Rc;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -9,6 +11,7 @@ use gre_bench_ebpf::{Counts, Expectation, Head};
 
 use crate::bed::{Bed, Device};
 use crate::case::{Case, Stage, TunnelKind};
+use crate::cpu;
 use crate::gateway::{Gateway, Totals};
 use crate::generator::Generator;
 use crate::kernel;
@@ -19,8 +22,26 @@ use crate::traffic::{Traffic, Trip};
 /// Where cases are set up.
 pub(crate) struct Workshop {
     scale: Scale,
+    cores: Cores,
     routes: Vec<Route>,
     settings: HashMap<Kind, Option<Rc<Setting>>>,
+}
+
+/// The cores that work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cores {
+    /// Generators, each on a core of its own.
+    pub(crate) generators: usize,
+    /// Receive queues of each device. With fewer than generators, frames get lost where they meet.
+    pub(crate) queues: u16,
+}
+
+impl Cores {
+    /// One does everything.
+    pub(crate) const ONE: Self = Self {
+        generators: 1,
+        queues: 1,
+    };
 }
 
 /// What cases have to have in common to share a setting: what is under test, which is gregw where there is no stage,
@@ -28,9 +49,11 @@ pub(crate) struct Workshop {
 type Kind = (Option<Stage>, TunnelKind);
 
 /// Devices, and gregw on them if it is under test.
-struct Setting {
-    gateway: Option<Gateway>,
-    bed: Bed,
+pub(crate) struct Setting {
+    /// gregw.
+    pub(crate) gateway: Option<Gateway>,
+    /// The devices.
+    pub(crate) bed: Bed,
 }
 
 /// A case on its devices.
@@ -39,7 +62,8 @@ pub(crate) struct Lane {
     pub(crate) case: Case,
     setting: Rc<Setting>,
     feed: Device,
-    generator: Generator,
+    cores: Cores,
+    generators: Vec<Generator>,
     expectation: Expectation,
     /// Frames a second that are to be expected.
     rate: f64,
@@ -52,8 +76,8 @@ const TOLERATED_LOSS: f64 = 1e-3;
 
 impl Lane {
     /// Bytes of a frame that enters.
-    pub(crate) const fn bytes(&self) -> usize {
-        self.generator.bytes()
+    pub(crate) fn bytes(&self) -> usize {
+        self.generators[0].bytes()
     }
 
     /// Sends frames for about `time` and returns how many a second arrived.
@@ -72,14 +96,73 @@ impl Lane {
         Ok(self.rate)
     }
 
+    /// Sends frames from the last CPU for about `time`, while this thread calls `meanwhile` again and again on the one
+    /// before. Returns how many a second arrived.
+    ///
+    /// # Errors
+    /// As [`Lane::measure`].
+    pub(crate) fn measure_beside(
+        &mut self,
+        programs: &mut Programs,
+        time: Duration,
+        mut meanwhile: impl FnMut(&Gateway) -> Result<()>,
+    ) -> Result<f64> {
+        let cpus = cpu::last(2)?;
+        cpu::stay_on(cpus[0])?;
+        let rate = self.measure(programs, Duration::from_millis(100))?;
+        let repeat = (rate * time.as_secs_f64()) as u32;
+        let (before, number) = (programs.counts()?, programs.number(repeat));
+        let (feed, generator) = (self.feed, &mut self.generators[0]);
+        let gateway = self.setting.gateway.as_ref();
+        let gateway = gateway.context("there is no data plane")?;
+        let rate = thread::scope(|scope| {
+            let sending = scope.spawn(move || {
+                cpu::stay_on(cpus[1])?;
+                generator.send(feed, repeat, number)
+            });
+            while !sending.is_finished() {
+                meanwhile(gateway)?;
+            }
+            joined(sending)
+        })?;
+        let arrived = self.arrived(before, programs.counts()?, repeat)?;
+        Ok(rate * arrived as f64 / f64::from(repeat))
+    }
+
     fn send(&mut self, programs: &mut Programs, repeat: u32) -> Result<f64> {
         let before = programs.counts()?;
         let gateway_before = self.totals()?;
-        let first_number = programs.number(repeat);
-        let rate = self.generator.send(self.feed, repeat, first_number)?;
-        let arrived = self.arrived(before, programs.counts()?, repeat)?;
-        self.check_totals(gateway_before, repeat)?;
-        Ok(rate * arrived as f64 / f64::from(repeat))
+        let rate = self.send_from_all(programs, repeat)?;
+        let sent = repeat * self.generators.len() as u32;
+        let arrived = self.arrived(before, programs.counts()?, sent)?;
+        self.check_totals(gateway_before, sent)?;
+        Ok(rate * arrived as f64 / f64::from(sent))
+    }
+
+    /// Returns how many frames a second all generators together have sent.
+    fn send_from_all(&mut self, programs: &mut Programs, repeat: u32) -> Result<f64> {
+        let feed = self.feed;
+        if let [generator] = &mut self.generators[..] {
+            return generator.send(feed, repeat, programs.number(repeat));
+        }
+        let cpus = cpu::last(self.generators.len())?;
+        thread::scope(|scope| {
+            // Threads begin in the namespace of this one.
+            let threads: Vec<_> = self
+                .generators
+                .iter_mut()
+                .zip(cpus)
+                .map(|(generator, cpu)| {
+                    let first_number = programs.number(repeat);
+                    scope.spawn(move || {
+                        cpu::stay_on(cpu)?;
+                        let _first = cpu::First::new()?;
+                        generator.send(feed, repeat, first_number)
+                    })
+                })
+                .collect();
+            threads.into_iter().map(joined).sum()
+        })
     }
 
     fn arrived(&self, before: Counts, after: Counts, sent: u32) -> Result<u64> {
@@ -97,7 +180,7 @@ impl Lane {
         }
         let arrived = after.expected - before.expected;
         let loss = 1.0 - arrived as f64 / f64::from(sent);
-        if loss > TOLERATED_LOSS {
+        if loss > self.tolerated_loss() {
             let drops = self.setting.gateway.as_ref().map(Gateway::drops);
             bail!(
                 "of {sent} frames only {arrived} arrived; gregw's drops: {}",
@@ -105,6 +188,14 @@ impl Lane {
             );
         }
         Ok(arrived)
+    }
+
+    fn tolerated_loss(&self) -> f64 {
+        if usize::from(self.cores.queues) < self.cores.generators {
+            1.0
+        } else {
+            TOLERATED_LOSS
+        }
     }
 
     fn totals(&self) -> Result<Totals> {
@@ -121,7 +212,8 @@ impl Lane {
         let loss = f64::from(sent) - packets as f64;
         ensure!(
             self.setting.gateway.is_none()
-                || counted == self.case.totals(packets) && loss <= f64::from(sent) * TOLERATED_LOSS,
+                || counted == self.case.totals(packets)
+                    && loss <= f64::from(sent) * self.tolerated_loss(),
             "of {sent} frames gregw counted {counted:?}"
         );
         Ok(())
@@ -133,9 +225,29 @@ impl Workshop {
     pub(crate) fn new(scale: Scale) -> Self {
         Self {
             scale,
+            cores: Cores::ONE,
             routes: scale.routes(),
             settings: HashMap::new(),
         }
+    }
+
+    /// With more cores than one.
+    pub(crate) fn with_cores(self, cores: Cores) -> Self {
+        Self { cores, ..self }
+    }
+
+    /// The data plane with tunnels of a kind, on its devices.
+    pub(crate) fn gateway(
+        &mut self,
+        programs: &mut Programs,
+        tunnels: TunnelKind,
+    ) -> Result<Rc<Setting>> {
+        let case = Case {
+            tunnels,
+            ..Case::small(Stage::PortToTunnel)
+        };
+        let setting = self.setting(programs, case)?;
+        setting.context("there is no data plane")
     }
 
     /// Sets up a case. `None`: the kernel has no such tunnels.
@@ -153,7 +265,10 @@ impl Workshop {
             case,
             setting,
             feed,
-            generator: Generator::load(&sent)?,
+            cores: self.cores,
+            generators: (0..self.cores.generators)
+                .map(|_| Generator::load(&sent))
+                .collect::<Result<_>>()?,
             expectation: arriving.expectation(),
             rate: 0.0,
         }))
@@ -165,7 +280,7 @@ impl Workshop {
         if let Some(setting) = self.settings.get(&kind) {
             return Ok(setting.clone());
         }
-        let bed = Bed::new()?;
+        let bed = Bed::new(self.cores.queues)?;
         let gateway = match stage {
             Some(_) => None,
             None => Some(Gateway::new(&bed, self.scale, case.tunnels)?),
@@ -207,7 +322,7 @@ impl Workshop {
     }
 
     /// Where frames of a case are fed, and what they are.
-    fn trip(&self, case: Case, bed: &Bed) -> (Device, Trip) {
+    pub(crate) fn trip(&self, case: Case, bed: &Bed) -> (Device, Trip) {
         let traffic = Traffic {
             scale: self.scale,
             routes: &self.routes,
@@ -230,6 +345,11 @@ impl Workshop {
         };
         (feed, trip)
     }
+}
+
+/// What a thread returned.
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 fn display(head: Head) -> String {

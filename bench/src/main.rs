@@ -6,24 +6,34 @@
 //! machine's moods.
 
 mod bed;
+mod budget;
 mod case;
+mod check;
+mod cores;
 mod cpu;
 mod frame;
 mod gateway;
 mod generator;
+mod growth;
 mod head;
 mod kernel;
 mod lane;
+mod lookup;
 mod machine;
 mod namespace;
+mod plot;
 mod programs;
+mod record;
 mod report;
 mod scale;
 mod statistics;
+mod tables;
 mod throughput;
 mod traffic;
+mod updates;
 
 use std::fmt::Display;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -32,7 +42,9 @@ use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
 use case::Case;
+use lane::Workshop;
 use programs::Programs;
+use record::Record;
 use scale::Scale;
 use throughput::Rounds;
 
@@ -44,6 +56,12 @@ use throughput::Rounds;
 struct Arguments {
     #[command(subcommand)]
     measure: Option<Measure>,
+    /// Compare time, verified instructions and machine code of gregw's programs with the stored figures
+    #[arg(long, conflicts_with_all = ["cases", "tunnels", "networks", "routes", "json"])]
+    check: bool,
+    /// The file with the figures for --check
+    #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/budget.toml"), hide_default_value = true)]
+    budget: PathBuf,
     #[command(flatten)]
     output: Output,
     #[command(flatten)]
@@ -56,6 +74,28 @@ struct Arguments {
 enum Measure {
     /// Packets per second: all sizes, kinds of tunnels and ways of the kernel
     Throughput(Selection),
+    /// Packets per second as tunnels, networks and routes become more
+    Growth {
+        /// Leave out tables with more routes
+        #[arg(long, value_name = "ROUTES", default_value_t = 1_000_000)]
+        up_to: u32,
+    },
+    /// Packets per second of two cores, and of one core that all traffic lands on
+    Cores,
+    /// Changes of routes a second under traffic, and how long a full table and a large configuration take
+    Updates {
+        /// Tunnels to apply; ten times as many routes are under traffic, a hundred times as many loaded at once
+        #[arg(long, value_name = "N", default_value_t = updates::TUNNELS, value_parser = clap::value_parser!(u32).range(1..=i64::from(updates::TUNNELS)))]
+        tunnels: u32,
+    },
+    /// Nanoseconds of a route's look-up beside the kernel's LPM trie, and bytes of a route
+    Fib {
+        /// Leave out tables with more routes
+        #[arg(long, value_name = "ROUTES", default_value_t = 1_000_000)]
+        up_to: usize,
+    },
+    /// All of these
+    All,
 }
 
 #[derive(Debug, Args)]
@@ -63,13 +103,16 @@ struct Output {
     /// Print one JSON object in place of the table
     #[arg(long, global = true)]
     json: bool,
+    /// Store the result: figures to compare with (--check), or history and documentation (all)
+    #[arg(long, global = true)]
+    save: bool,
 }
 
 #[derive(Clone, Copy, Debug, Args)]
 struct RoundArguments {
-    /// Rounds of each case; medians are reported
-    #[arg(long, global = true, value_name = "N", default_value_t = 25, value_parser = clap::value_parser!(u16).range(1..))]
-    rounds: u16,
+    /// Rounds of each case, of which medians are reported [default: 25; growth: 9; cores: 15]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: Option<u16>,
     /// Length of a round of one case
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 0.1, value_parser = seconds)]
     round_seconds: f64,
@@ -104,19 +147,62 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<()> {
     namespace::isolate_mounts()?;
     let mut programs = Programs::load()?;
-    let rounds = arguments.rounds.into();
+    let Arguments {
+        check,
+        output,
+        rounds,
+        ..
+    } = arguments;
     match &arguments.measure {
+        None if *check && output.save => check::save(&mut programs, &arguments.budget),
+        None if *check => check::run(&mut programs, &arguments.budget),
         None => {
             let (cases, scale) = arguments.selection.resolve(Case::basic)?;
-            let report = throughput::measure(&mut programs, &cases, scale, rounds)?;
-            arguments.output.print(&report)
+            let workshop = Workshop::new(scale);
+            output.print(&throughput::measure(
+                &mut programs,
+                &cases,
+                workshop,
+                rounds.or(25),
+            )?)
         }
         Some(Measure::Throughput(selection)) => {
             let (cases, scale) = selection.resolve(Case::all)?;
-            let report = throughput::measure(&mut programs, &cases, scale, rounds)?;
-            arguments.output.print(&report)
+            let workshop = Workshop::new(scale);
+            output.print(&throughput::measure(
+                &mut programs,
+                &cases,
+                workshop,
+                rounds.or(25),
+            )?)
         }
+        Some(Measure::Growth { up_to }) => {
+            output.print(&growth::measure(&mut programs, *up_to, rounds.or(9))?)
+        }
+        Some(Measure::Cores) => output.print(&cores::measure(&mut programs, rounds.or(15))?),
+        Some(Measure::Fib { up_to }) => output.print(&lookup::measure(*up_to)?),
+        Some(Measure::Updates { tunnels }) => {
+            output.print(&updates::measure(&mut programs, *tunnels)?)
+        }
+        Some(Measure::All) => all(&mut programs, *rounds, output),
     }
+}
+
+/// One after the other; what has most tables last.
+fn all(programs: &mut Programs, rounds: RoundArguments, output: &Output) -> Result<()> {
+    let workshop = Workshop::new(Scale::new(1, 1, 10)?);
+    let record = Record {
+        throughput: throughput::measure(programs, &Case::all(), workshop, rounds.or(25))?,
+        cores: cores::measure(programs, rounds.or(15))?,
+        look_ups: lookup::measure(usize::MAX)?,
+        updates: updates::measure(programs, updates::TUNNELS)?,
+        growth: growth::measure(programs, u32::MAX, rounds.or(9))?,
+        date: record::today(),
+    };
+    if output.save {
+        record.save()?;
+    }
+    output.print(&record)
 }
 
 impl Output {
@@ -130,11 +216,12 @@ impl Output {
     }
 }
 
-impl From<RoundArguments> for Rounds {
-    fn from(arguments: RoundArguments) -> Self {
-        Self {
-            count: arguments.rounds,
-            time: Duration::from_secs_f64(arguments.round_seconds),
+impl RoundArguments {
+    /// The rounds, `count` of them unless the options say otherwise.
+    fn or(self, count: u16) -> Rounds {
+        Rounds {
+            count: self.rounds.unwrap_or(count),
+            time: Duration::from_secs_f64(self.round_seconds),
         }
     }
 }

@@ -13,7 +13,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
 
-/// Gives the process mounts of its own, with an empty BPF file system. Call it before any thread is started.
+/// Gives the process mounts of its own, with an empty BPF file system and an empty `/run`. Call it before any thread is started.
 ///
 /// # Errors
 /// Without CAP_SYS_ADMIN.
@@ -23,14 +23,11 @@ pub(crate) fn isolate_mounts() -> Result<()> {
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
         .context("cannot make the mounts private")?;
-    mount(
-        Some("bpf"),
-        BPF_FILE_SYSTEM,
-        Some("bpf"),
-        MsFlags::empty(),
-        none,
-    )
-    .with_context(|| format!("cannot mount a BPF file system on {BPF_FILE_SYSTEM}"))
+    for (kind, place) in [("bpf", BPF_FILE_SYSTEM), ("tmpfs", "/run")] {
+        mount(Some(kind), place, Some(kind), MsFlags::empty(), none)
+            .with_context(|| format!("cannot mount a file system of type {kind} on {place}"))?;
+    }
+    Ok(())
 }
 
 /// A network namespace; it lasts as long as a clone of this.

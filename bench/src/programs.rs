@@ -2,12 +2,15 @@
 //!
 //! Only one case runs at a time; [`Programs::expect`] tells the sink which.
 
-use anyhow::{Context, Result};
+use std::os::fd::{AsFd, AsRawFd};
+
+use anyhow::{Context, Result, bail};
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, xdp::DevMap};
-use aya::programs::Xdp;
 use aya::programs::xdp::XdpMode;
+use aya::programs::{ProgramFd, Xdp};
 use aya::{Ebpf, Pod, include_bytes_aligned};
-use gre_bench_ebpf::{Counts, Expectation, Progress, Template};
+use gre_bench_ebpf::{Counts, Expectation, LookUps, Progress, Template};
+use memmap2::MmapOptions;
 
 use crate::bed::Device;
 
@@ -28,7 +31,7 @@ impl Programs {
     /// Loads the programs, attached to nothing.
     pub(crate) fn load() -> Result<Self> {
         let mut ebpf = Ebpf::load(OBJECT).context("cannot load the benchmark's BPF maps")?;
-        for name in ["pass", "redirect", "sink"] {
+        for name in ["empty", "pass", "redirect", "sink"] {
             program(&mut ebpf, name)?
                 .load()
                 .with_context(|| format!("cannot load BPF program {name}"))?;
@@ -49,10 +52,15 @@ impl Programs {
 
     /// Sends what arrives at `device` out of `target`, both of the calling thread's namespace.
     pub(crate) fn attach_redirect(&mut self, device: Device, target: Device) -> Result<()> {
+        self.aim_redirect(target)?;
+        self.attach("redirect", device)
+    }
+
+    /// Makes a device of the calling thread's namespace the target of the redirect.
+    pub(crate) fn aim_redirect(&mut self, target: Device) -> Result<()> {
         self.target
             .set(0, target.index, None, 0)
-            .with_context(|| format!("cannot make {} the target of the redirect", target.name))?;
-        self.attach("redirect", device)
+            .with_context(|| format!("cannot make {} the target of the redirect", target.name))
     }
 
     /// The first of `count` numbers that no frame has carried yet: a tunnel may be fed by several generators.
@@ -83,6 +91,13 @@ impl Programs {
         }))
     }
 
+    /// One of the programs.
+    pub(crate) fn program(&mut self, name: &str) -> Result<&ProgramFd> {
+        program(&mut self.ebpf, name)?
+            .fd()
+            .with_context(|| format!("BPF program {name} is not loaded"))
+    }
+
     /// Lets a device of the calling thread's namespace receive frames from the generator, for the kernel.
     pub(crate) fn attach_pass(&mut self, device: Device) -> Result<()> {
         self.attach("pass", device)
@@ -110,6 +125,8 @@ unsafe impl Pod for Plain<Expectation> {}
 unsafe impl Pod for Plain<Progress> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<Counts> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<LookUps> {}
 
 /// A program of a loaded object.
 pub(crate) fn program<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut Xdp> {
@@ -117,6 +134,31 @@ pub(crate) fn program<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut Xdp>
         .with_context(|| format!("the object has no program {name}"))?
         .try_into()
         .with_context(|| format!("program {name} is not for XDP"))
+}
+
+/// An array of a loaded object.
+pub(crate) fn array<'e>(ebpf: &'e Ebpf, name: &str) -> Result<&'e MapData> {
+    match ebpf.map(name) {
+        Some(Map::Array(map)) => Ok(map),
+        _ => bail!("the object has no array {name}"),
+    }
+}
+
+/// Writes the entries of an array that can be mapped, whose entries have the size of `T`.
+pub(crate) fn fill<T: Copy>(map: &MapData, entries: &[T]) -> Result<()> {
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let memory = MmapOptions::new()
+        .len(size_of_val(entries))
+        .map_raw(map.fd().as_fd().as_raw_fd())
+        .context("cannot map the memory of an array")?;
+    let first = memory.as_mut_ptr().cast::<T>();
+    for (number, entry) in entries.iter().enumerate() {
+        // SAFETY: the mapping has as many entries, page-aligned; no program that reads them is running.
+        unsafe { first.wrapping_add(number).write(*entry) };
+    }
+    Ok(())
 }
 
 /// Takes a map out of a loaded object.

@@ -118,6 +118,11 @@ impl fmt::Display for Report {
 }
 
 impl Report {
+    /// The figures of a case.
+    pub(crate) fn case(&self, case: Case) -> Option<&CaseReport> {
+        self.cases.iter().find(|report| report.name == case)
+    }
+
     /// A case's figures and its rate by those of the references.
     fn line(&self, case: &CaseReport) -> String {
         let mut line = format!(

@@ -10,6 +10,11 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     }
 }
 
+/// The value that a quarter of them is below.
+pub(crate) fn quartile(values: &[f64]) -> f64 {
+    sorted(values)[values.len() / 4]
+}
+
 /// Rounds to so many digits behind the point.
 pub(crate) fn round(value: f64, digits: i32) -> f64 {
     let factor = 10_f64.powi(digits);

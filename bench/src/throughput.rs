@@ -9,7 +9,6 @@ use crate::cpu;
 use crate::lane::{Lane, Workshop};
 use crate::programs::Programs;
 use crate::report::{Measured, Report};
-use crate::scale::Scale;
 
 /// How long is measured.
 #[derive(Clone, Copy, Debug)]
@@ -24,10 +23,9 @@ pub(crate) struct Rounds {
 pub(crate) fn measure(
     programs: &mut Programs,
     cases: &[Case],
-    scale: Scale,
+    mut workshop: Workshop,
     rounds: Rounds,
 ) -> Result<Report> {
-    let mut workshop = Workshop::new(scale);
     let (mut lanes, mut unavailable) = (Vec::new(), Vec::new());
     for case in with_sinks(cases) {
         match workshop.lane(programs, case)? {
@@ -54,7 +52,7 @@ fn take_turns(
     rounds: Rounds,
 ) -> Result<Vec<Measured>> {
     cpu::stay_on_one()?;
-    cpu::come_first()?;
+    let _first = cpu::First::new()?;
     eprintln!("bench: {} rounds of {} cases", rounds.count, lanes.len());
     let mut measured: Vec<Measured> = lanes
         .iter()

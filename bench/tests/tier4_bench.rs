@@ -2,6 +2,7 @@
 //! arrive as they should, the benchmark judges itself.
 
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
 
@@ -85,8 +86,61 @@ fn traffic_over_many_tunnels_networks_and_routes_arrives_as_it_should() {
     assert_eq!(report["ratios"].as_object().unwrap().len(), 0);
 }
 
+#[test]
+fn growth_compares_tables_of_different_sizes() {
+    let Some(report) = run(&["growth", "--up-to", "1000"]) else {
+        return;
+    };
+    let points = report["growth"].as_array().unwrap();
+    let routes: Vec<&Value> = points.iter().map(|point| &point["routes"]).collect();
+    assert_eq!(routes, [10, 10, 1000]);
+    for point in points {
+        assert!(
+            point["ratios"]["port_to_tunnel/redirect"].as_f64().unwrap() > 0.0,
+            "{point}"
+        );
+    }
+}
+
+#[test]
+fn two_cores_forward_more_than_one() {
+    let Some(report) = run(&["cores"]) else {
+        return;
+    };
+    let rate = |cores: &str| report[cores]["port_to_tunnel"].as_f64().unwrap();
+    assert!(rate("two") > rate("one"), "{report}");
+    assert!(rate("one_queue") > 0.0);
+}
+
+#[test]
+fn look_ups_agree_with_the_kernels_trie_and_are_compared_with_it() {
+    let Some(report) = run(&["fib", "--up-to", "1000"]) else {
+        return;
+    };
+    let tables = report["fib"].as_array().unwrap();
+    assert_eq!(tables.len(), 6);
+    for table in tables {
+        assert!(table["trie_ns"].as_f64().unwrap() > 0.0, "{table}");
+        assert!(table["bytes_per_route"].as_f64().unwrap() > 0.0, "{table}");
+    }
+}
+
+#[test]
+fn routes_change_under_traffic_and_the_daemon_applies_a_configuration() {
+    let Some(report) = run(&["updates", "--tunnels", "50"]) else {
+        return;
+    };
+    assert!(report["changes_per_second"].as_f64().unwrap() > 0.0);
+    assert!(report["mpps_meanwhile"].as_f64().unwrap() > 0.0);
+    assert_eq!(report["apply"]["tunnels"], 50);
+    assert!(report["apply"]["seconds"].as_f64().unwrap() > 0.0);
+}
+
 /// `None` where it cannot run.
 fn run(options: &[&str]) -> Option<Value> {
+    // Measurements disturb each other.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     if !nix::unistd::Uid::effective().is_root() {
         println!("SKIPPED: the benchmark needs root");
         return None;

@@ -16,12 +16,12 @@ pub use embed::embed;
 pub use object::{compile, target_directory};
 pub use toolchain::{NIGHTLY, Toolchain};
 
-/// A package of this workspace whose only binary is compiled for the BPF target.
+/// A binary of this workspace that is compiled for the BPF target.
 #[derive(Debug, Clone, Copy)]
 pub struct Object {
-    /// The package.
+    /// Its package.
     pub package: &'static str,
-    /// Its binary.
+    /// The binary.
     pub binary: &'static str,
     /// Packages whose sources go into it, as directories relative to [`workspace`].
     pub directories: &'static [&'static str],
@@ -39,6 +39,13 @@ pub const BENCH: Object = Object {
     package: "gre-bench-ebpf",
     binary: "gre-bench-programs",
     directories: &["bench/ebpf"],
+};
+
+/// What the benchmark compares the look-up of routes with.
+pub const LOOK_UP: Object = Object {
+    package: "gre-bench-ebpf",
+    binary: "gre-bench-lookup",
+    directories: &["bench/ebpf", "gre-common"],
 };
 
 /// What can go wrong between sources and object.

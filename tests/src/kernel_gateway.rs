@@ -5,13 +5,12 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
-use std::time::Duration;
 
 use aya::maps::{
     Array, DevMapHash, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, ProgramArray,
     RingBuf,
 };
-use aya::programs::{ProgramFd, ProgramInfo, TestRun, TestRunAttrs, TestRunOptions, Xdp};
+use aya::programs::{ProgramFd, TestRun, TestRunAttrs, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod};
 use gre_common::counters::{Direction, DropKey, Owner, Stats};
 use gre_common::entry::{
@@ -141,19 +140,6 @@ impl KernelGateway {
             .return_value
     }
 
-    /// Runs a frame `repeat` times without putting it back in between; the mean time of one run.
-    ///
-    /// # Panics
-    /// As [`KernelGateway::run`].
-    pub fn time(&self, device: IfIndex, frame: &[u8], repeat: u32) -> Duration {
-        time(
-            program(&self.ebpf, Program::Forwarder),
-            device,
-            frame,
-            repeat,
-        )
-    }
-
     /// Receives a frame and really sends what becomes of it.
     ///
     /// # Panics
@@ -168,16 +154,6 @@ impl KernelGateway {
         program(&self.ebpf, Program::Forwarder)
             .test_run(options)
             .unwrap_or_else(|error| panic!("running {} live bytes: {error:?}", frame.len()));
-    }
-
-    /// What the kernel tells about a program.
-    ///
-    /// # Panics
-    /// If it tells nothing.
-    pub fn info(&self, which: Program) -> ProgramInfo {
-        program(&self.ebpf, which)
-            .info()
-            .unwrap_or_else(|error| panic!("program {}: {error}", name(which)))
     }
 
     /// Everything counted so far. Walks all counters: for single ones there are [`KernelGateway::stats`] and
@@ -289,23 +265,6 @@ impl KernelGateway {
             .unwrap_or_else(|error| panic!("NEIGHBOURS: {error}"));
         entry
     }
-}
-
-/// The mean time of one of `repeat` runs of any XDP program.
-///
-/// # Panics
-/// If the kernel does not run it.
-pub fn time(program: &Xdp, device: IfIndex, frame: &[u8], repeat: u32) -> Duration {
-    let options = TestRunOptions {
-        data_in: Some(frame),
-        ctx_in: Some(&context(device, frame)),
-        repeat,
-        ..TestRunOptions::new()
-    };
-    program
-        .test_run(options)
-        .unwrap_or_else(|error| panic!("running {} bytes: {error:?}", frame.len()))
-        .duration
 }
 
 /// A map key or value as its bytes.

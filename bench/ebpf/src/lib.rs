@@ -31,8 +31,8 @@ pub struct Template {
     pub number: u32,
     /// 1: [`HEAD_LENGTH`] bytes are written; 0: [`SHORT_HEAD_LENGTH`].
     pub long: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Bytes of a whole frame.
+    pub length: u32,
 }
 
 /// How far the generator has come.
@@ -47,6 +47,8 @@ pub struct Progress {
     pub start: u64,
     /// When the first frame of the last complete section was made.
     pub section: u64,
+    /// The time that the quickest section took, in nanoseconds: nothing disturbed it. 0: none is complete.
+    pub quickest: u64,
 }
 
 /// Frames after which the generator looks at the clock, which takes as long as a tenth of a packet; a power of two.
@@ -76,4 +78,25 @@ pub struct Counts {
     pub last_length: u64,
     /// Its head.
     pub last_head: Head,
+}
+
+/// Addresses that are looked up for comparison.
+pub const ADDRESSES: usize = 1 << 16;
+/// Look-ups in one run of a program.
+pub const BATCH: u32 = 32;
+/// Bytes of the memory for gregw's tables that look-ups are compared with; a power of two.
+pub const FIB_BYTES: usize = 128 << 20;
+
+/// Look-ups done.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LookUps {
+    /// How many.
+    pub done: u64,
+    /// Sum of their answers.
+    pub sum: u64,
+    /// Where gregw's table begins.
+    pub root: u32,
+    /// Zero.
+    pub reserved: u32,
 }

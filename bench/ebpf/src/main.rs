@@ -12,8 +12,8 @@
 use core::ptr;
 
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, xdp_action};
-use aya_ebpf::btf_maps::{Array, DevMap, PerCpuArray};
-use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use aya_ebpf::btf_maps::{Array, DevMap, PerCpuArray, ProgramArray};
+use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_xdp_adjust_head};
 use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
 use gre_bench_ebpf::{
@@ -29,7 +29,7 @@ static TEMPLATE: Template = Template {
     mask: 0,
     number: 0,
     long: 0,
-    reserved: 0,
+    length: 0,
 };
 /// What tells them apart. The loader sets the size.
 #[btf_map]
@@ -37,6 +37,9 @@ static FLOWS: Array<Flow, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 /// How much of it has been sent, by CPU.
 #[btf_map]
 static PROGRESS: PerCpuArray<Progress, 1> = PerCpuArray::new();
+/// What `trial` hands frames to.
+#[btf_map]
+static UNDER_TEST: ProgramArray<1> = ProgramArray::new();
 /// Where `redirect` sends.
 #[btf_map]
 static TARGET: DevMap<1> = DevMap::new();
@@ -57,8 +60,24 @@ fn generator(context: XdpContext) -> u32 {
     }
 }
 
+/// Makes each frame anew, in whatever form the program under test left the last one, and hands it to that.
+#[xdp(frags)]
+fn trial(context: XdpContext) -> u32 {
+    if restore_length(&context).is_some() && generate(&context).is_some() {
+        // SAFETY: nothing is left to be dropped.
+        unsafe { UNDER_TEST.tail_call(&context, 0) };
+    }
+    xdp_action::XDP_ABORTED
+}
+
+/// Does nothing.
+#[xdp(frags)]
+fn empty(_context: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
+}
+
 /// Sends everything on to one device.
-#[xdp]
+#[xdp(frags)]
 fn redirect(_context: XdpContext) -> u32 {
     TARGET.redirect(0, 0).unwrap_or(xdp_action::XDP_ABORTED)
 }
@@ -76,6 +95,15 @@ fn sink(context: XdpContext) -> u32 {
 #[xdp]
 fn pass(_context: XdpContext) -> u32 {
     xdp_action::XDP_PASS
+}
+
+/// Moves the start of the frame to where it was before something was put in front of it or taken away.
+#[inline(always)]
+fn restore_length(context: &XdpContext) -> Option<()> {
+    let length = context.data_end() - context.data();
+    let surplus = length.wrapping_sub(constant(&TEMPLATE.length) as usize);
+    // SAFETY: the context is the program's own.
+    (surplus == 0 || unsafe { bpf_xdp_adjust_head(context.ctx, surplus as i32) } == 0).then_some(())
 }
 
 #[inline(always)]
@@ -130,10 +158,14 @@ fn count_made(progress: &mut Progress) -> u64 {
     let number = progress.made;
     if number.is_multiple_of(SECTION) {
         // SAFETY: the helper takes nothing and reads a clock.
-        progress.section = unsafe { bpf_ktime_get_ns() };
+        let now = unsafe { bpf_ktime_get_ns() };
+        let time = now - progress.section;
         if number == 0 {
-            progress.start = progress.section;
+            progress.start = now;
+        } else if progress.quickest == 0 || time < progress.quickest {
+            progress.quickest = time;
         }
+        progress.section = now;
     }
     progress.made = number + 1;
     number
