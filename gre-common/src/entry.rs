@@ -4,7 +4,10 @@
 //! transmission order, integers in host order. A zeroed entry is an unused one.
 
 use crate::checksum::Sum;
-use crate::id::{Address, AdjacencyId, IfIndex, IpProto, MacAddress, NetworkId, PortId, VlanId};
+use crate::id::{
+    Address, AdjacencyId, IfIndex, IpProto, MacAddress, NetworkId, PortId, TunnelId, VlanId,
+};
+use crate::limits::{GROUP_BUCKETS, GROUP_MEMBERS};
 
 /// Declares a set of flag bits held in a `u16`.
 macro_rules! flags {
@@ -128,6 +131,23 @@ pub struct TunnelEntry {
     pub reserved_tail: [u32; 2],
 }
 
+/// Value of `GROUPS`, by group id: tunnels that share the flows of a route.
+///
+/// A flow belongs to one bucket, a bucket to one member, and members have as many buckets as their weights give them.
+/// While a member is not alive, its flows, and no others, take other members: see [`crate::pipeline::group`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupEntry {
+    /// One bit for each member, that of member 0 the lowest: whether packets can be sent there. 0: entry not in use.
+    pub alive: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// The members, in places that they keep as long as they belong to the group; 0: free.
+    pub members: [TunnelId; GROUP_MEMBERS],
+    /// The member of each bucket.
+    pub buckets: [u8; GROUP_BUCKETS],
+}
+
 /// Value of `NETWORKS`, by network id: the roots of its routing tables.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -176,6 +196,7 @@ const _: () = {
     assert!(size_of::<InterfaceEntry>() == 12);
     assert!(size_of::<PortEntry>() == 20);
     assert!(size_of::<TunnelEntry>() == 64);
+    assert!(size_of::<GroupEntry>() == 392);
     assert!(size_of::<NetworkEntry>() == 8);
     assert!(size_of::<NeighbourEntry>() == 32);
     assert!(size_of::<AdjacencyEntry>() == 20);
@@ -214,6 +235,17 @@ impl TunnelEntry {
             20
         };
         ip + Self::gre_length(flags)
+    }
+}
+
+impl Default for GroupEntry {
+    fn default() -> Self {
+        Self {
+            alive: 0,
+            reserved: 0,
+            members: [TunnelId(0); GROUP_MEMBERS],
+            buckets: [0; GROUP_BUCKETS],
+        }
     }
 }
 

@@ -45,6 +45,10 @@ newtype! {
     AdjacencyId(u32)
 }
 newtype! {
+    /// Index of a group of tunnels in `GROUPS`.
+    GroupId(u32)
+}
+newtype! {
     /// A kernel interface index.
     IfIndex(u32)
 }

@@ -12,6 +12,12 @@ pub const ENDPOINTS: usize = 4_096;
 pub const PORTS: usize = 16_384;
 /// Tunnels.
 pub const TUNNELS: usize = 131_072;
+/// Groups of tunnels.
+pub const GROUPS: usize = 16_384;
+/// Tunnels of one group: one bit each in a word.
+pub const GROUP_MEMBERS: usize = 32;
+/// Shares that the flows of one group are divided into; a power of two.
+pub const GROUP_BUCKETS: usize = 256;
 /// Networks.
 pub const NETWORKS: usize = 16_384;
 /// Machines on ports, together.
@@ -32,4 +38,8 @@ pub const RESOLVER: u32 = 0;
 /// The number in `VERSION`: it changes whenever a map's layout or meaning does.
 pub const ABI_VERSION: u32 = 1;
 
-const _: () = assert!(FIB_BYTES.is_power_of_two());
+const _: () = {
+    assert!(FIB_BYTES.is_power_of_two());
+    assert!(GROUP_MEMBERS == u32::BITS as usize);
+    assert!(GROUP_BUCKETS == 1 << u8::BITS);
+};

@@ -1,9 +1,9 @@
 //! Where a route leads: the value that the FIB stores for a prefix.
 //!
 //! Kind and id share one word, so that a route costs no table of its own: the id points straight at the tunnel,
-//! neighbour or port, and a change of one of those touches one entry and no route.
+//! neighbour, port or group, and a change of one of those touches one entry and no route.
 
-use crate::id::{NeighbourId, NetworkId, PortId, TunnelId};
+use crate::id::{GroupId, NeighbourId, NetworkId, PortId, TunnelId};
 
 /// A packed next hop: kind in bits 27–30, id in bits 0–26. Zero means "no route"; bit 31 is never set.
 #[repr(transparent)]
@@ -25,6 +25,8 @@ pub enum Target {
     Tunnel(TunnelId),
     /// A peered network: the destination is looked up again in its table.
     Peer(NetworkId),
+    /// Other sites: each flow takes one tunnel of the group.
+    Group(GroupId),
 }
 
 impl NextHop {
@@ -43,6 +45,7 @@ impl NextHop {
             Target::Neighbour(NeighbourId(id)) => (4, id),
             Target::Tunnel(TunnelId(id)) => (5, id),
             Target::Peer(NetworkId(id)) => (6, id),
+            Target::Group(GroupId(id)) => (7, id),
         };
         Self(kind << Self::ID_BITS | id & Self::MAX_ID)
     }
@@ -58,6 +61,7 @@ impl NextHop {
             4 => Target::Neighbour(NeighbourId(id)),
             5 => Target::Tunnel(TunnelId(id)),
             6 => Target::Peer(NetworkId(id)),
+            7 => Target::Group(GroupId(id)),
             _ => return None,
         })
     }
@@ -76,6 +80,7 @@ mod tests {
                 Target::Neighbour(NeighbourId(id)),
                 Target::Tunnel(TunnelId(id)),
                 Target::Peer(NetworkId(id)),
+                Target::Group(GroupId(id)),
             ] {
                 assert_eq!(NextHop::new(target).target(), Some(target));
                 assert_ne!(NextHop::new(target), NextHop::NONE);

@@ -7,7 +7,7 @@ use crate::counters::{Direction, Owner};
 use crate::entry::{AdjacencyEntry, InterfaceEntry, NeighbourEntry, PortEntry, TunnelEntry};
 use crate::event::Event;
 use crate::id::{
-    Address, AdjacencyId, IfIndex, MacAddress, NeighbourId, NetworkId, PortId, TunnelId,
+    Address, AdjacencyId, GroupId, IfIndex, MacAddress, NeighbourId, NetworkId, PortId, TunnelId,
 };
 use crate::key::{DemuxKeyV4, DemuxKeyV6, EndpointKey, MachineKey, VlanKey};
 use crate::next_hop::NextHop;
@@ -34,6 +34,8 @@ pub trait Tables {
     fn tunnel(&self, id: TunnelId) -> Option<&TunnelEntry>;
     /// The longest matching route of a network; [`NextHop::NONE`] if there is none.
     fn route(&self, network: NetworkId, destination: &Address) -> NextHop;
+    /// The tunnel of a group that a flow takes, as [`crate::pipeline::group::choose`] tells; tunnel 0 if there is none.
+    fn member(&self, group: GroupId, flow: u64) -> TunnelId;
     /// A machine.
     fn neighbour(&self, id: NeighbourId) -> Option<&NeighbourEntry>;
     /// Notes that the machine is being sent to, so that the daemon keeps its layer-2 address fresh.

@@ -83,11 +83,12 @@ drop_reasons! {
     NoHeadroom = 28, "no_headroom", "There is no room before the frame for the outer headers.";
     TransmitFailed = 29, "transmit_failed", "The device to send on is not attached.";
     MissingEntry = 30, "missing_entry", "A table entry refers to one that is not there.";
+    GroupDown = 31, "group_down", "No tunnel of the group that the route leads to can be used.";
 }
 
 impl DropReason {
     /// One more than the greatest number.
-    pub const LIMIT: u16 = 31;
+    pub const LIMIT: u16 = 32;
 }
 
 impl From<Truncated> for DropReason {

@@ -10,7 +10,8 @@ use aya_ebpf::btf_maps::{
 use aya_ebpf::macros::btf_map;
 use gre_common::counters::{DropKey, Stats};
 use gre_common::entry::{
-    AdjacencyEntry, InterfaceEntry, NeighbourEntry, NetworkEntry, PortEntry, TunnelEntry,
+    AdjacencyEntry, GroupEntry, InterfaceEntry, NeighbourEntry, NetworkEntry, PortEntry,
+    TunnelEntry,
 };
 use gre_common::event::Event;
 use gre_common::key::{DemuxKeyV4, DemuxKeyV6, EndpointKey, MachineKey, VlanKey};
@@ -43,6 +44,9 @@ pub(crate) static DEMUX_V6: HashMap<DemuxKeyV6, u32, { limits::TUNNELS }> = Hash
 /// Tunnels by tunnel id.
 #[btf_map]
 pub(crate) static TUNNELS: Array<TunnelEntry, { limits::TUNNELS }> = Array::new();
+/// Groups of tunnels by group id.
+#[btf_map]
+pub(crate) static GROUPS: Array<GroupEntry, { limits::GROUPS }, MMAPABLE> = Array::new();
 /// Networks by network id.
 #[btf_map]
 pub(crate) static NETWORKS: Array<NetworkEntry, { limits::NETWORKS }, MMAPABLE> = Array::new();

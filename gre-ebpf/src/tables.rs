@@ -10,11 +10,13 @@ use gre_common::entry::{AdjacencyEntry, InterfaceEntry, NeighbourEntry, PortEntr
 use gre_common::event::Event;
 use gre_common::fib::{self, Root, Store};
 use gre_common::id::{
-    Address, AdjacencyId, Family, IfIndex, MacAddress, NeighbourId, NetworkId, PortId, TunnelId,
+    Address, AdjacencyId, Family, GroupId, IfIndex, MacAddress, NeighbourId, NetworkId, PortId,
+    TunnelId,
 };
 use gre_common::key::{DemuxKeyV4, DemuxKeyV6, EndpointKey, MachineKey, VlanKey};
 use gre_common::limits;
 use gre_common::next_hop::NextHop;
+use gre_common::pipeline::group;
 use gre_common::tables::Tables;
 use gre_common::verdict::DropReason;
 
@@ -84,6 +86,11 @@ impl Tables for KernelTables {
                 gregw_look_up_v6(network.root_v6, high, low)
             }
         })
+    }
+
+    #[inline(always)]
+    fn member(&self, group: GroupId, flow: u64) -> TunnelId {
+        TunnelId(gregw_choose_member(group.0, flow))
     }
 
     #[inline(always)]
@@ -200,6 +207,15 @@ extern "C" fn gregw_look_up_v4(root: u32, address: u32) -> u32 {
 extern "C" fn gregw_look_up_v6(root: u32, high: u64, low: u64) -> u32 {
     let address = (u128::from(high) << 64 | u128::from(low)).to_be_bytes();
     KernelFib::get().map_or(0, |fib| fib::look_up(&fib, Root(root), address).0)
+}
+
+/// Choice of a group's member. Exported for the same reason.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn gregw_choose_member(group: u32, flow: u64) -> u32 {
+    maps::GROUPS
+        .get(group)
+        .map_or(0, |group| group::choose(group, flow).0)
 }
 
 /// The compiled routing tables.

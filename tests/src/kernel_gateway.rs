@@ -14,7 +14,8 @@ use aya::programs::{ProgramFd, TestRun, TestRunAttrs, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod};
 use gre_common::counters::{Direction, DropKey, Owner, Stats};
 use gre_common::entry::{
-    AdjacencyEntry, InterfaceEntry, NeighbourEntry, NetworkEntry, PortEntry, TunnelEntry,
+    AdjacencyEntry, GroupEntry, InterfaceEntry, NeighbourEntry, NetworkEntry, PortEntry,
+    TunnelEntry,
 };
 use gre_common::event::Event;
 use gre_common::id::{Address, IfIndex, NeighbourId, NetworkId, PortId, TunnelId};
@@ -282,6 +283,7 @@ entries!(
     InterfaceEntry,
     PortEntry,
     TunnelEntry,
+    GroupEntry,
     NetworkEntry,
     NeighbourEntry,
     AdjacencyEntry,
@@ -348,6 +350,11 @@ fn fill(ebpf: &mut Ebpf, gateway: &Gateway) {
         ebpf,
         "NEIGHBOURS",
         gateway.neighbours.iter().map(|(id, entry)| (id.0, *entry)),
+    );
+    fill_array(
+        ebpf,
+        "GROUPS",
+        gateway.groups.iter().map(|(id, entry)| (id.0, *entry)),
     );
     let networks = compile_routes(ebpf, gateway);
     fill_array(ebpf, "NETWORKS", networks.into_iter());

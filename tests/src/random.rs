@@ -376,7 +376,7 @@ impl Random {
         }
         let number = match self.random.random_range(0..10) {
             0..3 => to::HOME,
-            3..8 => self.random.random_range(1..=20),
+            3..8 => self.random.random_range(1..=to::LAST),
             8 => to::OPTIONS_OVER_V4 + self.random.random_range(0..8),
             _ => to::OPTIONS_OVER_V6 + self.random.random_range(0..8),
         };

@@ -7,15 +7,15 @@ use crate::checksum::{self, Sum};
 use crate::counters::{Ledger, Owner};
 use crate::entry::{AdjacencyEntry, TunnelEntry, TunnelFlags};
 use crate::frame::{Frame, Truncated};
-use crate::id::{Address, EtherType, Family, IpProto, TunnelId};
+use crate::id::{EtherType, Family, IpProto, TunnelId};
 use crate::tables::{SequenceCell, Tables};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::ether::EthernetHeader;
 use crate::wire::gre::GreHeader;
 use crate::wire::ip::{IPV4_LENGTH, IPV6_LENGTH, Ipv4Hdr, Ipv6Hdr, ecn, ipv6_first_word};
 
-use super::forward;
 use super::parse::Inner;
+use super::{forward, group};
 
 /// Takes one hop off the packet (RFC 1812 §5.3.1, RFC 8200 §3).
 #[inline(always)]
@@ -228,24 +228,6 @@ fn write_gre<F: Frame>(
 /// mean "no label".
 #[inline(always)]
 fn flow_label<F: Frame>(frame: &F, inner: &Inner) -> u32 {
-    let (source, destination) = (fold(&inner.source), fold(&inner.destination));
-    let has_ports = matches!(inner.protocol, IpProto::TCP | IpProto::UDP) && !inner.fragment;
-    let ports: [u8; 4] = if has_ports {
-        frame
-            .read(inner.offset + inner.header_length)
-            .unwrap_or_default()
-    } else {
-        [0; 4]
-    };
-    let ports = u64::from(u32::from_ne_bytes(ports)) << 16;
-    let flow = (source << 32) ^ destination ^ ports ^ u64::from(inner.protocol.0);
-    // Fibonacci hashing: the high bits of a product with 2⁶⁴/φ depend on all bits below.
-    let hash = flow.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 44;
-    (hash as u32).max(1)
-}
-
-/// An address as 32 bits and a little.
-#[inline(always)]
-fn fold(address: &Address) -> u64 {
-    Sum::default().add_16(address.to_bytes()).0
+    // Other bits than those by which a group has chosen this tunnel.
+    ((group::flow(frame, *inner) >> 44) as u32).max(1)
 }

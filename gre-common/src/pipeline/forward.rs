@@ -7,7 +7,7 @@ use crate::counters::{Ledger, Owner};
 use crate::entry::PortEntry;
 use crate::event::Event;
 use crate::frame::{Frame, NoRoom};
-use crate::id::{Address, EtherType, Family, MacAddress, NeighbourId, NetworkId, PortId};
+use crate::id::{Address, EtherType, Family, MacAddress, NeighbourId, NetworkId, PortId, TunnelId};
 use crate::key::MachineKey;
 use crate::next_hop::{NextHop, Target};
 use crate::tables::Tables;
@@ -15,7 +15,7 @@ use crate::verdict::{DropReason, Verdict};
 use crate::wire::ether::{EthernetHeader, VlanTag};
 
 use super::parse::Inner;
-use super::{Ingress, echo, encap};
+use super::{Ingress, echo, encap, group};
 
 /// Forwards a packet that arrived in a network.
 ///
@@ -46,6 +46,12 @@ pub(super) fn forward<F: Frame, T: Tables>(
         // By the rules of whoever asked, whose word alone says where the reply goes.
         target = find(tables, network, &inner.destination, from_tunnel)?;
     }
+    if let Target::Group(id) = target {
+        target = match tables.member(id, group::flow(frame, inner)) {
+            TunnelId(0) => return Err(DropReason::GroupDown),
+            tunnel => Target::Tunnel(tunnel),
+        };
+    }
     match target {
         Target::Neighbour(id) => {
             if from_tunnel && !originated {
@@ -67,7 +73,7 @@ pub(super) fn forward<F: Frame, T: Tables>(
         }
         Target::Blackhole => Err(DropReason::Blackhole),
         Target::Local(_) => Err(DropReason::LocalUnsupported),
-        Target::Peer(_) => Err(DropReason::PeeringTransit),
+        Target::Peer(_) | Target::Group(_) => Err(DropReason::PeeringTransit),
     }
 }
 
@@ -118,7 +124,7 @@ fn find<T: Tables>(
         .target()
         .ok_or(DropReason::NoRoute)?
     {
-        Target::Tunnel(_) | Target::Peer(_) => Err(DropReason::PeeringTransit),
+        Target::Tunnel(_) | Target::Group(_) | Target::Peer(_) => Err(DropReason::PeeringTransit),
         target => Ok(target),
     }
 }

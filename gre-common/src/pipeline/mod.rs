@@ -8,6 +8,7 @@ mod demux;
 mod echo;
 mod encap;
 mod forward;
+pub mod group;
 mod parse;
 mod resolve;
 pub mod sequence;

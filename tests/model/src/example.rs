@@ -7,7 +7,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use gre_common::entry::AdjacencyEntry;
-use gre_common::id::{AdjacencyId, IfIndex, MacAddress, NeighbourId, NetworkId, PortId, TunnelId};
+use gre_common::id::{
+    AdjacencyId, GroupId, IfIndex, MacAddress, NeighbourId, NetworkId, PortId, TunnelId,
+};
 use gre_common::limits;
 use gre_common::next_hop::Target;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -92,6 +94,17 @@ pub const WIDE_TUNNEL: TunnelId = TunnelId(13);
 /// Key 3099 and a route lead here, but there is no such tunnel.
 pub const ABSENT_TUNNEL: TunnelId = TunnelId(99);
 
+/// Red: [`RED_TUNNEL`] with two shares over IPv4 and one over IPv6, and [`ASYMMETRIC_TUNNEL`] with one.
+pub const GROUP: GroupId = GroupId(1);
+/// Red: the tunnels of [`GROUP`], of which the one over IPv4 is dead.
+pub const LAME_GROUP: GroupId = GroupId(2);
+/// Red: a group of which no member is alive.
+pub const DEAD_GROUP: GroupId = GroupId(3);
+/// Green: [`GREEN_TUNNEL`] alone.
+pub const GREEN_GROUP: GroupId = GroupId(4);
+/// A route leads here, but there is no such group.
+pub const ABSENT_GROUP: GroupId = GroupId(99);
+
 /// The machine of red: `10.0.0.2` and `fd00::2`.
 pub const RED_MACHINE: [NeighbourId; 2] = [NeighbourId(1), NeighbourId(2)];
 /// The machine of blue, with the same addresses.
@@ -141,6 +154,18 @@ pub mod to {
     pub const THROUGH_GREENS_PEERING: u8 = 19;
     /// Red: its peer green, which has no route.
     pub const LOST_IN_GREEN: u8 = 20;
+    /// [`super::GROUP`].
+    pub const GROUP: u8 = 21;
+    /// [`super::LAME_GROUP`].
+    pub const LAME_GROUP: u8 = 22;
+    /// [`super::DEAD_GROUP`].
+    pub const DEAD_GROUP: u8 = 23;
+    /// [`super::ABSENT_GROUP`].
+    pub const ABSENT_GROUP: u8 = 24;
+    /// Red: its peer green, where [`super::GREEN_GROUP`] is the way on.
+    pub const THROUGH_GREENS_GROUP: u8 = 25;
+    /// The last of the numbers without gaps from 0.
+    pub const LAST: u8 = THROUGH_GREENS_GROUP;
     /// No network has a route.
     pub const NOWHERE: u8 = 99;
     /// The first of eight for [`super::options_tunnel`] over IPv4; the last of them is 107.
@@ -253,6 +278,7 @@ pub fn gateway(devices: Devices) -> Gateway {
             add_options_tunnel(&mut gateway, options, over_v6);
         }
     }
+    add_groups(&mut gateway);
     add_special_routes(&mut gateway);
     gateway
 }
@@ -426,6 +452,30 @@ fn add_tunnel(gateway: &mut Gateway, id: TunnelId, options: &TunnelOptions, dest
     add_routes(gateway, options.network, destination, Target::Tunnel(id));
 }
 
+fn add_groups(gateway: &mut Gateway) {
+    let members = |over_v4| {
+        [
+            (RED_TUNNEL[0], 2, over_v4),
+            (RED_TUNNEL[1], 1, true),
+            (ASYMMETRIC_TUNNEL, 1, true),
+        ]
+    };
+    gateway.group(GROUP, &members(true));
+    gateway.group(LAME_GROUP, &members(false));
+    gateway.group(DEAD_GROUP, &[(UNRESOLVED_TUNNEL, 1, false)]);
+    gateway.group(GREEN_GROUP, &[(GREEN_TUNNEL, 1, true)]);
+    let routes = [
+        (RED, to::GROUP, GROUP),
+        (RED, to::LAME_GROUP, LAME_GROUP),
+        (RED, to::DEAD_GROUP, DEAD_GROUP),
+        (RED, to::ABSENT_GROUP, ABSENT_GROUP),
+        (GREEN, to::THROUGH_GREENS_GROUP, GREEN_GROUP),
+    ];
+    for (network, destination, group) in routes {
+        add_routes(gateway, network, destination, Target::Group(group));
+    }
+}
+
 fn add_special_routes(gateway: &mut Gateway) {
     gateway.claim(ABSENT_TUNNEL, LOCAL[0], SITE[0], Some(3099));
     let absent_machine = Target::Neighbour(NeighbourId(limits::NEIGHBOURS as u32));
@@ -437,6 +487,7 @@ fn add_special_routes(gateway: &mut Gateway) {
         (RED, to::GREEN, Target::Peer(GREEN)),
         (RED, to::THROUGH_GREENS_TUNNEL, Target::Peer(GREEN)),
         (RED, to::THROUGH_GREENS_PEERING, Target::Peer(GREEN)),
+        (RED, to::THROUGH_GREENS_GROUP, Target::Peer(GREEN)),
         (RED, to::LOST_IN_GREEN, Target::Peer(GREEN)),
         (GREEN, to::HOME, Target::Peer(RED)),
         (GREEN, to::YELLOW, Target::Peer(YELLOW)),

@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use gre_common::entry::{
-    AdjacencyEntry, InterfaceEntry, InterfaceFlags, NeighbourEntry, PortEntry, TunnelEntry,
-    TunnelFlags,
+    AdjacencyEntry, GroupEntry, InterfaceEntry, InterfaceFlags, NeighbourEntry, PortEntry,
+    TunnelEntry, TunnelFlags,
 };
 use gre_common::id::{
-    Address, AdjacencyId, Family, GreKey, IfIndex, MacAddress, NeighbourId, NetworkId, PortId,
-    TunnelId, VlanId,
+    Address, AdjacencyId, Family, GreKey, GroupId, IfIndex, MacAddress, NeighbourId, NetworkId,
+    PortId, TunnelId, VlanId,
 };
 use gre_common::key::{DemuxKey, DemuxKeyV4, DemuxKeyV6, EndpointKey, VlanKey};
 use gre_common::next_hop::{NextHop, Target};
@@ -37,6 +37,8 @@ pub struct Gateway {
     pub demux_v6: HashMap<DemuxKeyV6, TunnelId>,
     /// `TUNNELS`.
     pub tunnels: BTreeMap<TunnelId, TunnelEntry>,
+    /// `GROUPS`.
+    pub groups: BTreeMap<GroupId, GroupEntry>,
     /// `NEIGHBOURS`.
     pub neighbours: BTreeMap<NeighbourId, NeighbourEntry>,
     /// `ADJACENCIES`.
@@ -174,6 +176,24 @@ impl Gateway {
             Some(DemuxKey::V6(key)) => self.demux_v6.insert(key, id),
             None => panic!("no tunnel goes from {local} to {remote}"),
         };
+    }
+
+    /// A group of these tunnels, which have the buckets in turn; with each the number of its turns and whether it is alive.
+    ///
+    /// # Panics
+    /// If there are too many of them.
+    pub fn group(&mut self, id: GroupId, members: &[(TunnelId, usize, bool)]) {
+        let mut entry = GroupEntry::default();
+        let mut turns = Vec::new();
+        for (place, (tunnel, count, is_alive)) in members.iter().enumerate() {
+            entry.members[place] = *tunnel;
+            entry.alive |= u32::from(*is_alive) << place;
+            turns.extend(std::iter::repeat_n(place as u8, *count));
+        }
+        for (bucket, place) in entry.buckets.iter_mut().zip(turns.into_iter().cycle()) {
+            *bucket = place;
+        }
+        self.groups.insert(id, entry);
     }
 
     /// A route.

@@ -8,16 +8,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use gre_common::counters::{Direction, Ledger, Owner};
-use gre_common::entry::{AdjacencyEntry, InterfaceEntry, NeighbourEntry, PortEntry, TunnelEntry};
+use gre_common::entry::{
+    AdjacencyEntry, GroupEntry, InterfaceEntry, NeighbourEntry, PortEntry, TunnelEntry,
+};
 use gre_common::event::Event;
 use gre_common::frame::SliceFrame;
 use gre_common::id::{
-    Address, AdjacencyId, IfIndex, MacAddress, NeighbourId, NetworkId, PortId, TunnelId,
+    Address, AdjacencyId, GroupId, IfIndex, MacAddress, NeighbourId, NetworkId, PortId, TunnelId,
 };
 use gre_common::key::{DemuxKeyV4, DemuxKeyV6, EndpointKey, MachineKey, VlanKey};
 use gre_common::limits;
 use gre_common::next_hop::NextHop;
-use gre_common::pipeline;
+use gre_common::pipeline::{self, group};
 use gre_common::tables::{SequenceCell, SequenceEntry, Tables};
 use gre_common::verdict::{DropReason, Verdict};
 
@@ -133,6 +135,7 @@ struct Zeros {
     interface: InterfaceEntry,
     port: PortEntry,
     tunnel: TunnelEntry,
+    group: GroupEntry,
     neighbour: NeighbourEntry,
     adjacency: AdjacencyEntry,
 }
@@ -211,6 +214,16 @@ impl Tables for HostTables {
 
     fn route(&self, network: NetworkId, destination: &Address) -> NextHop {
         self.gateway.look_up(network, (*destination).into())
+    }
+
+    fn member(&self, group: GroupId, flow: u64) -> TunnelId {
+        let entry = element(
+            &self.gateway.groups,
+            (&group, group.0),
+            limits::GROUPS,
+            &self.zeros.group,
+        );
+        entry.map_or(TunnelId(0), |entry| group::choose(entry, flow))
     }
 
     fn neighbour(&self, id: NeighbourId) -> Option<&NeighbourEntry> {
