@@ -268,6 +268,14 @@ impl Adjacencies {
             .collect()
     }
 
+    /// The tunnels behind a next hop.
+    pub fn tunnels_behind(&self, id: AdjacencyId) -> impl Iterator<Item = TunnelId> {
+        let state = self.by_id.get(&id).and_then(|hop| self.hops.get(hop));
+        let ways = state.into_iter().flat_map(|state| &state.ways);
+        ways.filter_map(|way| self.ways.get(way))
+            .flat_map(|way| way.tunnels.iter().copied())
+    }
+
     /// All next hops.
     pub fn hops(&self) -> Vec<Hop> {
         self.hops.keys().copied().collect()
@@ -506,6 +514,7 @@ mod tests {
         assert!(changes.tunnels.is_empty());
         assert_eq!(adjacencies.entry(id).destination, other);
         assert_eq!(adjacencies.entry(id).source, MAC);
+        assert_eq!(adjacencies.tunnels_behind(id).count(), 200);
         assert_eq!(adjacencies.entry(id).resolved, 1);
     }
 

@@ -7,16 +7,19 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::time::Instant;
 
-use gre_common::entry::{AdjacencyEntry, InterfaceEntry, NeighbourEntry, PortEntry, TunnelEntry};
-use gre_common::id::{IfIndex, NeighbourId, NetworkId, PortId, TunnelId};
+use gre_common::entry::{
+    AdjacencyEntry, GroupEntry, InterfaceEntry, NeighbourEntry, PortEntry, TunnelEntry,
+};
+use gre_common::id::{GroupId, IfIndex, NeighbourId, NetworkId, PortId, TunnelId};
 use gre_common::next_hop::{NextHop as Packed, Target};
 use ipnet::IpNet;
 
 use crate::adjacency::{Adjacencies, Changes, Way};
 use crate::dataplane::{self, DataPlane};
 use crate::error::Result;
+use crate::liveness::Liveness;
 use crate::neighbour::{Action, Neighbours, Question};
-use crate::plan::{Change, Desired, NextHop, Port, Route, Tunnel, diff};
+use crate::plan::{Change, Desired, Group, NextHop, Port, Route, Tunnel, diff};
 
 /// What runs.
 pub struct Live {
@@ -38,6 +41,8 @@ pub struct Live {
     questions: Vec<Question>,
     /// Machines that the plan's routes lead to.
     references: BTreeMap<(NetworkId, IpNet), NeighbourId>,
+    /// What groups have been told of their members.
+    liveness: Liveness,
 }
 
 impl Live {
@@ -57,6 +62,7 @@ impl Live {
             learnt: BTreeMap::new(),
             questions: Vec::new(),
             references: BTreeMap::new(),
+            liveness: Liveness::default(),
         }
     }
 
@@ -99,12 +105,20 @@ impl Live {
         std::mem::take(&mut self.questions)
     }
 
+    /// Whether packets can be sent into a tunnel: all that groups go by when they choose one for a flow.
+    pub(crate) fn is_alive(&self, id: TunnelId) -> bool {
+        self.state.tunnels.contains_key(&id) && self.adjacencies.status(id).mac.is_some()
+    }
+
     /// Writes out what has changed about next hops.
     ///
     /// # Errors
     /// The first write that failed. The others are made nevertheless, and those that failed again at the next call.
     pub fn write_adjacencies(&mut self) -> Result<()> {
         let changes = self.adjacencies.take_changes();
+        let (mut alive, dead) = self.members_concerned(&changes);
+        // Flows leave a member before it stops to work, and return once it works.
+        self.set_liveness(dead, false);
         let (used, unused): (Vec<_>, Vec<_>) = changes
             .entries
             .into_iter()
@@ -137,8 +151,33 @@ impl Live {
                 result = result.and(Err(error));
             }
         }
+        alive.retain(|id| {
+            let entry = self.adjacencies.status(*id).id;
+            !failed.tunnels.contains(id) && !failed.entries.contains(&entry)
+        });
+        self.set_liveness(alive, true);
         self.adjacencies.put_back(failed);
         result
+    }
+
+    /// The tunnels that changes of next hops may have brought to life, and those that they may have killed.
+    fn members_concerned(&self, changes: &Changes) -> (Vec<TunnelId>, Vec<TunnelId>) {
+        if self.liveness.is_empty() {
+            return Default::default();
+        }
+        let entries = changes.entries.iter();
+        let behind = entries.flat_map(|id| self.adjacencies.tunnels_behind(*id));
+        behind
+            .chain(changes.tunnels.iter().copied())
+            .partition(|id| self.is_alive(*id))
+    }
+
+    fn set_liveness(&mut self, tunnels: Vec<TunnelId>, is_alive: bool) {
+        for tunnel in tunnels {
+            for (group, alive) in self.liveness.set(tunnel, is_alive) {
+                self.plane.maps.set_group_liveness(group, alive);
+            }
+        }
     }
 
     fn go(&mut self, desired: &Desired, now: Instant) -> Result<()> {
@@ -199,6 +238,15 @@ impl Live {
             Change::RemovePort(id) => self.remove_port(*id, now),
             Change::SetTunnel(id, tunnel) => self.set_tunnel(*id, tunnel, now),
             Change::RemoveTunnel(id) => self.remove_tunnel(*id, now),
+            Change::SetGroup(id, group) => {
+                self.set_group(*id, group);
+                Ok(())
+            }
+            Change::RemoveGroup(id) => {
+                self.liveness.remove(*id);
+                self.plane.maps.set_group(*id, &GroupEntry::default());
+                Ok(())
+            }
             Change::SetRoute(network, ..) | Change::RemoveRoute(network, ..) => {
                 self.change_routes(*network, std::slice::from_ref(step), now)
             }
@@ -281,6 +329,13 @@ impl Live {
         self.plane.maps.set_tunnel(id, TunnelEntry::default())?;
         self.adjacencies.remove_tunnel(id, now);
         self.write_adjacencies()
+    }
+
+    fn set_group(&mut self, id: GroupId, group: &Group) {
+        let mut liveness = std::mem::take(&mut self.liveness);
+        let alive = liveness.insert(id, group, |tunnel| self.is_alive(tunnel));
+        self.liveness = liveness;
+        self.plane.maps.set_group(id, &group.entry(alive));
     }
 
     /// Changes routes of one network at once, and the machines that they refer to.

@@ -2,11 +2,13 @@
 //!
 //! What `gregw plan` and `apply` print. Read-only; steps of the data plane that follow from others have no line.
 
-use gre_common::id::GreKey;
+use std::collections::BTreeSet;
+
+use gre_common::id::{GreKey, GroupId, NetworkId};
 
 use crate::config::{self, Name};
 use crate::gateway::Gateway;
-use crate::inventory::{network_name, port_name, tunnel_name};
+use crate::inventory::{members, network_name, port_name, tunnel_name};
 use crate::peering::States;
 use crate::plan::{self, Change, Desired, diff};
 use crate::report::{self, Action};
@@ -15,13 +17,15 @@ impl Gateway {
     /// The difference between what runs and another state, in the words of the configuration.
     pub(crate) fn describe(&self, desired: &Desired, peerings: &States) -> Vec<report::Change> {
         let current = &self.live.state;
-        let mut changes: Vec<_> = diff(current, desired)
+        let steps = diff(current, desired);
+        let mut changes: Vec<_> = steps
             .iter()
             .filter_map(|change| {
                 describe_step(current, desired, change)
                     .or_else(|| self.describe_device(current, change))
             })
             .collect();
+        changes.extend(describe_groups(current, desired, &steps));
         changes.extend(describe_peerings(&self.peerings, peerings));
         changes
     }
@@ -103,11 +107,7 @@ fn describe_step(current: &Desired, desired: &Desired, change: &Change) -> Optio
             made(current.routes.contains_key(&(*network, *prefix))),
             "route",
             prefix.to_string(),
-            format!(
-                "network {}, to {}",
-                network_name(desired, *network),
-                destination(desired, route.next_hop)
-            ),
+            route_detail(desired, *network, route),
         ),
         Change::RemoveRoute(network, prefix) => (
             Action::Remove,
@@ -128,7 +128,9 @@ fn describe_step(current: &Desired, desired: &Desired, change: &Change) -> Optio
             "local address".to_owned(),
         ),
         // What follows from the above and has no section of its own.
-        Change::SetDemux(..)
+        Change::SetGroup(..)
+        | Change::RemoveGroup(..)
+        | Change::SetDemux(..)
         | Change::RemoveDemux(..)
         | Change::SetTaggedPort(..)
         | Change::RemoveTaggedPort(..)
@@ -141,6 +143,37 @@ fn describe_step(current: &Desired, desired: &Desired, change: &Change) -> Optio
         name,
         detail,
     })
+}
+
+/// Routes that stay with their group while its members or weights change.
+fn describe_groups(current: &Desired, desired: &Desired, steps: &[Change]) -> Vec<report::Change> {
+    let changed: BTreeSet<GroupId> = steps
+        .iter()
+        .filter_map(|step| match step {
+            Change::SetGroup(id, _) => Some(*id),
+            _ => None,
+        })
+        .collect();
+    let routes = desired.routes.iter().filter(|(key, route)| {
+        matches!(route.next_hop, plan::NextHop::Group(id) if changed.contains(&id))
+            && current.routes.get(key) == Some(route)
+    });
+    routes
+        .map(|((network, prefix), route)| report::Change {
+            action: Action::Change,
+            kind: "route".into(),
+            name: prefix.to_string(),
+            detail: route_detail(desired, *network, route),
+        })
+        .collect()
+}
+
+fn route_detail(desired: &Desired, network: NetworkId, route: &plan::Route) -> String {
+    format!(
+        "network {}, to {}",
+        network_name(desired, network),
+        destination(desired, route.next_hop)
+    )
 }
 
 /// What of a tunnel changes, from what to what.
@@ -210,6 +243,16 @@ fn destination(state: &Desired, next_hop: plan::NextHop) -> String {
         plan::NextHop::Connected(port) => format!("port {}", port_name(state, port)),
         plan::NextHop::Machine { address, .. } => format!("machine {address}"),
         plan::NextHop::Tunnel(tunnel) => format!("tunnel {}", tunnel_name(state, tunnel)),
+        plan::NextHop::Group(group) => {
+            let mut members: Vec<_> = members(state, group)
+                .map(|member| {
+                    let name = tunnel_name(state, member.tunnel);
+                    format!("{name} (weight {})", member.weight.0)
+                })
+                .collect();
+            members.sort_unstable();
+            format!("tunnels {}", members.join(", "))
+        }
         plan::NextHop::Peer(network) => format!("network {}", network_name(state, network)),
         plan::NextHop::Blackhole => "nowhere".to_owned(),
         plan::NextHop::Unreachable => "what is missing now".to_owned(),

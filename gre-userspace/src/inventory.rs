@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use gre_common::counters::{Direction, Owner, Stats};
-use gre_common::id::{IfIndex, NetworkId, PortId, TunnelId};
+use gre_common::id::{GroupId, IfIndex, NetworkId, PortId, TunnelId};
 use gre_common::limits;
 use gre_common::verdict::DropReason;
 
@@ -124,7 +124,7 @@ impl Gateway {
                     network: network.name.to_string(),
                     tenant: network.tenant.to_string(),
                     prefix: *prefix,
-                    next_hop: next_hop(state, route.next_hop),
+                    next_hop: self.next_hop(route.next_hop),
                     origin: route.origin,
                     metric: route.metric,
                 })
@@ -242,6 +242,42 @@ impl Gateway {
             }
         }
         Drops { by_owner, entries }
+    }
+
+    fn next_hop(&self, next_hop: plan::NextHop) -> report::NextHop {
+        let state = &self.live.state;
+        match next_hop {
+            plan::NextHop::Local(port) => report::NextHop::Local {
+                port: port_name(state, port),
+            },
+            plan::NextHop::Connected(port) => report::NextHop::Port {
+                port: port_name(state, port),
+            },
+            plan::NextHop::Machine { address, .. } => report::NextHop::Machine { address },
+            plan::NextHop::Tunnel(tunnel) => report::NextHop::Tunnel {
+                tunnel: tunnel_name(state, tunnel),
+            },
+            plan::NextHop::Group(group) => report::NextHop::Group {
+                members: self.members(group),
+            },
+            plan::NextHop::Peer(network) => report::NextHop::Peering {
+                network: network_name(state, network),
+            },
+            plan::NextHop::Blackhole => report::NextHop::Blackhole,
+            plan::NextHop::Unreachable => report::NextHop::Unreachable,
+        }
+    }
+
+    fn members(&self, group: GroupId) -> Vec<report::Member> {
+        let mut members: Vec<_> = members(&self.live.state, group)
+            .map(|member| report::Member {
+                tunnel: tunnel_name(&self.live.state, member.tunnel),
+                weight: member.weight.0,
+                state: up(self.live.is_alive(member.tunnel)),
+            })
+            .collect();
+        members.sort_by(|a, b| a.tunnel.cmp(&b.tunnel));
+        members
     }
 
     fn tunnel(&self, tunnel: &config::Tunnel, tenants: &Tenants<'_>, drops: &Drops) -> Tunnel {
@@ -474,24 +510,10 @@ impl Members {
     }
 }
 
-fn next_hop(state: &Desired, next_hop: plan::NextHop) -> report::NextHop {
-    match next_hop {
-        plan::NextHop::Local(port) => report::NextHop::Local {
-            port: port_name(state, port),
-        },
-        plan::NextHop::Connected(port) => report::NextHop::Port {
-            port: port_name(state, port),
-        },
-        plan::NextHop::Machine { address, .. } => report::NextHop::Machine { address },
-        plan::NextHop::Tunnel(tunnel) => report::NextHop::Tunnel {
-            tunnel: tunnel_name(state, tunnel),
-        },
-        plan::NextHop::Peer(network) => report::NextHop::Peering {
-            network: network_name(state, network),
-        },
-        plan::NextHop::Blackhole => report::NextHop::Blackhole,
-        plan::NextHop::Unreachable => report::NextHop::Unreachable,
-    }
+/// The members of a group.
+pub(crate) fn members(state: &Desired, group: GroupId) -> impl Iterator<Item = &plan::Member> {
+    let group = state.groups.get(&group);
+    group.into_iter().flat_map(|group| group.members.values())
 }
 
 pub(crate) fn network_name(state: &Desired, id: NetworkId) -> String {

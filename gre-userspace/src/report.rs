@@ -175,6 +175,11 @@ pub enum NextHop {
         /// The tunnel.
         tunnel: String,
     },
+    /// Other sites: each flow takes one of the tunnels.
+    Group {
+        /// The tunnels, by name.
+        members: Vec<Member>,
+    },
     /// A peered network, in whose table the destination is looked up.
     Peering {
         /// The peered network.
@@ -184,6 +189,17 @@ pub enum NextHop {
     Blackhole,
     /// Nowhere, while the device that it leads to is missing.
     Unreachable,
+}
+
+/// A tunnel of a group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// The tunnel.
+    pub tunnel: String,
+    /// Its share of the flows, beside the weights of the others.
+    pub weight: u16,
+    /// Up while it takes flows.
+    pub state: State,
 }
 
 /// A machine on a port.

@@ -9,8 +9,8 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 
 use crate::report::{
-    Action, Change, Device, DropCounter, DropsByReason, Neighbour, Network, NextHop, Peering, Port,
-    Route, Traffic, Tunnel,
+    Action, Change, Device, DropCounter, DropsByReason, Member, Neighbour, Network, NextHop,
+    Peering, Port, Route, Traffic, Tunnel,
 };
 
 /// A report that is one line of a table.
@@ -312,10 +312,24 @@ fn next_hop(next_hop: &NextHop) -> (&'static str, String) {
         NextHop::Port { port } => ("port", port.clone()),
         NextHop::Machine { address } => ("machine", address.to_string()),
         NextHop::Tunnel { tunnel } => ("tunnel", tunnel.clone()),
+        NextHop::Group { members } => (
+            "group",
+            list(&members.iter().map(member).collect::<Vec<_>>()),
+        ),
         NextHop::Peering { network } => ("peering", network.clone()),
         NextHop::Blackhole => ("blackhole", or_dash(None::<&str>)),
         NextHop::Unreachable => ("unreachable", or_dash(None::<&str>)),
     }
+}
+
+/// `hub-branch:2:up`: name, weight and state.
+fn member(member: &Member) -> String {
+    let Member {
+        tunnel,
+        weight,
+        state,
+    } = member;
+    format!("{tunnel}:{weight}:{state}")
 }
 
 fn total(drops: &DropsByReason) -> u64 {

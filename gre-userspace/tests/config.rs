@@ -150,6 +150,44 @@ fn an_empty_file_is_a_gateway_without_work() {
 }
 
 #[test]
+fn more_tunnels_than_a_group_holds_are_refused_at_the_first_too_many() {
+    let head = "[[underlay]]\ndevice = \"eth0\"\nlocal = [\"203.0.113.1\"]\n[[tenant]]\nname = \"a\"\n\
+        [[network]]\nname = \"a\"\ntenant = \"a\"\naddress_space = [\"10.1.0.0/16\"]\n";
+    let with_members = |count: u32| {
+        let tunnels = (0..count).map(|key| {
+            format!(
+                "[[tunnel]]\nname = \"t{key}\"\nnetwork = \"a\"\nlocal = \"203.0.113.1\"\n\
+                 remote = \"198.51.100.7\"\nkey = {key}\nroutes = [\"10.2.0.0/16\"]\n"
+            )
+        });
+        let names: Vec<String> = (0..count).map(|key| format!("t{key}")).collect();
+        let route = format!(
+            "[[route]]\nnetwork = \"a\"\nprefix = \"10.3.0.0/16\"\nnext_hop = {{ tunnels = {names:?} }}\n"
+        );
+        head.to_owned() + &tunnels.collect::<String>() + &route
+    };
+    parse(&with_members(32));
+    let complaints = Config::parse("test.toml", with_members(34).as_bytes()).unwrap_err();
+    let found: Vec<_> = complaints
+        .iter()
+        .map(|complaint| (complaint.message(), complaint.text()))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            (
+                "tunnel `t32`: route 10.2.0.0/16 with metric 0 is stated by more than 32 tunnels",
+                "\"10.2.0.0/16\""
+            ),
+            (
+                "route `a → 10.3.0.0/16`: 34 tunnels are named, 32 have room",
+                "\"t32\""
+            ),
+        ]
+    );
+}
+
+#[test]
 fn bytes_that_are_no_utf8_are_located() {
     let complaints = Config::parse("latin1.toml", b"[[tenant]]\nname = \"caf\xe9\"\n").unwrap_err();
     assert_eq!(

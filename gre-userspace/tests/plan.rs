@@ -1,14 +1,15 @@
 //! What the plan promises: the best route wins, ids stay, and every step from one state to the next leaves nothing
 //! dangling and no network reaching into another.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use gre_common::id::{AdjacencyId, IfIndex, MacAddress, NetworkId};
+use gre_common::id::{AdjacencyId, IfIndex, MacAddress, NetworkId, TunnelId};
 use gre_userspace::config::{Config, DeviceName, Diagnostic, Name};
 use gre_userspace::peering::States;
 use gre_userspace::plan::{
     Change, Desired, Device, Devices, Ids, Limits, NextHop, Planned, RouteOrigin, diff, plan,
 };
+use ipnet::IpNet;
 use proptest::prelude::*;
 
 const LIMITS: Limits = Limits {
@@ -18,6 +19,7 @@ const LIMITS: Limits = Limits {
     networks: 64,
     ports: 64,
     tunnels: 64,
+    groups: 64,
 };
 
 const HUB_AND_SPOKE: &str = include_str!("../../dist/examples/hub-and-spoke.toml");
@@ -137,6 +139,130 @@ fn among_static_routes_the_lowest_metric_wins() {
     assert_eq!(
         routes(&planned(&text), "a"),
         ["10.9.0.0/16 static tunnel near"]
+    );
+}
+
+#[test]
+fn tunnels_with_one_prefix_and_metric_share_its_flows_by_weight() {
+    let text = network("a", "10.1.0.0/16")
+        + &tunnel("one", "a", 1, r#"["10.9.0.0/16", "fd00:9::/32"]"#)
+        + &tunnel(
+            "two",
+            "a",
+            2,
+            r#"[{ prefix = "10.9.0.0/16", weight = 3 }, "fd00:9::/32"]"#,
+        )
+        + &tunnel(
+            "worse",
+            "a",
+            3,
+            r#"[{ prefix = "10.9.0.0/16", metric = 1 }]"#,
+        );
+    let planned = planned(&text);
+    assert!(planned.complaints.is_empty(), "{}", planned.complaints);
+    assert_eq!(
+        routes(&planned, "a"),
+        [
+            "10.9.0.0/16 static tunnels one 64, two 192",
+            "fd00:9::/32 static tunnels one 128, two 128",
+        ]
+    );
+}
+
+#[test]
+fn a_route_of_ones_own_may_lead_into_several_tunnels() {
+    let text = network("a", "10.1.0.0/16")
+        + &tunnel("one", "a", 1, r#"["10.9.0.0/16"]"#)
+        + &tunnel("two", "a", 2, r#"["10.9.0.0/16"]"#)
+        + &route(
+            "a",
+            "10.9.0.0/16",
+            r#"{ tunnels = ["one", { name = "two", weight = 7 }] }"#,
+        )
+        + &route("a", "10.8.0.0/16", r#"{ tunnels = ["two"] }"#);
+    assert_eq!(
+        routes(&planned(&text), "a"),
+        [
+            "10.8.0.0/16 user tunnel two",
+            "10.9.0.0/16 user tunnels one 32, two 224",
+        ]
+    );
+}
+
+#[test]
+fn routes_into_the_same_tunnels_share_a_group_until_they_part() {
+    let both = r#"["10.7.0.0/16", "10.8.0.0/16", "10.9.0.0/16"]"#;
+    let networks = network("a", "10.1.0.0/16") + &network("b", "10.2.0.0/16");
+    let text = |first: &str, second: &str| {
+        networks.clone()
+            + &tunnel("one", "a", 1, first)
+            + &tunnel("two", "a", 2, second)
+            + &tunnel("other-one", "b", 3, both)
+            + &tunnel("other-two", "b", 4, both)
+    };
+    let before = planned(&text(both, both));
+    assert_eq!(before.desired.groups.len(), 2, "one for each network");
+    let group = |planned: &Planned, prefix: &str| {
+        let network = planned.ids.network(&Name::new("a").unwrap()).unwrap();
+        let route = planned.desired.routes[&(network, prefix.parse().unwrap())];
+        match route.next_hop {
+            NextHop::Group(id) => id,
+            other => panic!("{other:?}"),
+        }
+    };
+    let parted = text(
+        both,
+        r#"["10.7.0.0/16", { prefix = "10.8.0.0/16", weight = 2 }, "10.9.0.0/16"]"#,
+    );
+    let after = planned_after(&parted, &before.ids, &devices(), &LIMITS);
+    let id = group(&before, "10.7.0.0/16");
+    assert_eq!(group(&after, "10.7.0.0/16"), id);
+    assert_eq!(group(&after, "10.9.0.0/16"), id);
+    assert_ne!(group(&after, "10.8.0.0/16"), id);
+    check_way(&before.desired, &after.desired);
+
+    // Joined again they keep their groups, and with them the tunnels of their flows.
+    let joined = planned_after(&text(both, both), &after.ids, &devices(), &LIMITS);
+    assert_eq!(group(&joined, "10.8.0.0/16"), group(&after, "10.8.0.0/16"));
+    assert_eq!(
+        routes(&joined, "a")[1],
+        "10.8.0.0/16 static tunnels one 128, two 128"
+    );
+}
+
+#[test]
+fn groups_that_do_not_fit_are_refused_where_they_are_stated() {
+    let text = network("a", "10.1.0.0/16")
+        + &tunnel("one", "a", 1, r#"["10.7.0.0/16"]"#)
+        + &tunnel("two", "a", 2, r#"["10.7.0.0/16"]"#)
+        + &route(
+            "a",
+            "10.9.0.0/16",
+            r#"{ tunnels = ["one", { name = "two", weight = 7 }] }"#,
+        );
+    let limits = Limits {
+        groups: 1,
+        ..LIMITS
+    };
+    let planned = planned_after(&text, &Ids::default(), &devices(), &limits);
+    let complaints: Vec<_> = planned
+        .complaints
+        .iter()
+        .map(|complaint| (complaint.message(), complaint.text()))
+        .collect();
+    assert_eq!(
+        complaints,
+        [(
+            "no room for `10.9.0.0/16`: the gateway holds 1 groups of tunnels",
+            r#"{ tunnels = ["one", { name = "two", weight = 7 }] }"#
+        )]
+    );
+    assert_eq!(
+        routes(&planned, "a"),
+        [
+            "10.7.0.0/16 static tunnels one 128, two 128",
+            "10.9.0.0/16 user unreachable"
+        ]
     );
 }
 
@@ -269,14 +395,16 @@ fn a_tunnel_that_moves_to_another_network_is_another_tunnel() {
 
 #[test]
 fn ids_survive_serialisation() {
-    let ids = planned(HUB_AND_SPOKE).ids;
+    let grouped = tunnel("second", "contoso-hub", 9, r#"["10.11.30.64/26"]"#);
+    let ids = planned(&(HUB_AND_SPOKE.to_owned() + &grouped)).ids;
     let json = serde_json::to_string(&ids).unwrap();
     assert_eq!(serde_json::from_str::<Ids>(&json).unwrap(), ids);
 }
 
 #[test]
 fn objects_come_before_and_go_after_what_refers_to_them() {
-    let everything = planned(HUB_AND_SPOKE).desired;
+    let grouped = tunnel("second", "contoso-hub", 9, r#"["10.11.30.64/26"]"#);
+    let everything = planned(&(HUB_AND_SPOKE.to_owned() + &grouped)).desired;
     let kinds = |changes: &[Change]| {
         let mut kinds: Vec<String> = changes
             .iter()
@@ -291,6 +419,7 @@ fn objects_come_before_and_go_after_what_refers_to_them() {
             "SetNetwork",
             "SetPort",
             "SetTunnel",
+            "SetGroup",
             "SetRoute",
             "SetDemux",
             "AddEndpoint",
@@ -306,6 +435,7 @@ fn objects_come_before_and_go_after_what_refers_to_them() {
             "RemoveEndpoint",
             "RemoveDemux",
             "RemoveRoute",
+            "RemoveGroup",
             "RemoveTunnel",
             "RemovePort",
             "RemoveNetwork",
@@ -327,6 +457,9 @@ proptest! {
             states = states.next(&config.peerings);
             let planned = plan(&config, &states, &gateway.devices(), ids.clone(), &LIMITS);
             check_way(&current, &planned.desired);
+            check_flows_stay(&current, &planned.desired);
+            let again = plan(&config, &states, &gateway.devices(), planned.ids.clone(), &LIMITS);
+            assert_eq!(again.desired, planned.desired);
             if let Some(before) = &before {
                 check_ids_stay(before, &ids, &config, &planned.ids);
             }
@@ -343,6 +476,7 @@ fn check_way(current: &Desired, desired: &Desired) {
     for change in diff(current, desired) {
         state.apply(&change);
         check_state(&state);
+        check_tunnels(current, &state, desired);
     }
     assert_eq!(&state, desired);
     assert!(diff(&state, desired).is_empty());
@@ -382,6 +516,11 @@ fn check_state(state: &Desired) {
                 .is_none_or(|port| state.ports.contains_key(&port))
         );
     }
+    for group in state.groups.values() {
+        for member in group.members.values() {
+            assert_eq!(state.tunnels[&member.tunnel].network, group.network);
+        }
+    }
     for ((network, prefix), route) in &state.routes {
         assert!(network_exists(network), "{prefix}");
         match route.next_hop {
@@ -391,6 +530,9 @@ fn check_state(state: &Desired) {
             NextHop::Tunnel(tunnel) => {
                 assert_eq!(state.tunnels[&tunnel].network, *network, "{prefix}");
             }
+            NextHop::Group(group) => {
+                assert_eq!(state.groups[&group].network, *network, "{prefix}");
+            }
             NextHop::Machine { port, .. } => {
                 assert_eq!(route.origin, RouteOrigin::User);
                 assert!(state.ports.contains_key(&port), "{prefix}");
@@ -398,6 +540,51 @@ fn check_state(state: &Desired) {
             NextHop::Peer(peer) => assert!(network_exists(&peer) && peer != *network, "{prefix}"),
             NextHop::Blackhole | NextHop::Unreachable => {}
         }
+    }
+}
+
+/// Every route leads into the tunnels that it led into before, or into those that it is to lead into.
+fn check_tunnels(before: &Desired, now: &Desired, after: &Desired) {
+    for key in now.routes.keys() {
+        let tunnels = tunnels(now, key);
+        let is_either =
+            tunnels == self::tunnels(before, key) || tunnels == self::tunnels(after, key);
+        assert!(is_either, "{key:?}: {tunnels:?}");
+    }
+}
+
+/// The flows of a route that was and is shared by tunnels stay where they are, but for those that belong to a tunnel that
+/// has gone, or are given to one that has a greater share now.
+fn check_flows_stay(before: &Desired, after: &Desired) {
+    for key in after.routes.keys() {
+        let (Some(old), Some(new)) = (flows(before, key), flows(after, key)) else {
+            continue;
+        };
+        let moved = old.iter().zip(&new).filter(|(old, new)| old != new).count();
+        let count = |flows: &[TunnelId], tunnel| flows.iter().filter(|of| **of == tunnel).count();
+        let gained: usize = BTreeSet::from_iter(&new)
+            .into_iter()
+            .map(|tunnel| count(&new, *tunnel).saturating_sub(count(&old, *tunnel)))
+            .sum();
+        assert_eq!(moved, gained, "{key:?}");
+    }
+}
+
+/// The tunnel of each bucket of a route's group.
+fn flows(state: &Desired, key: &(NetworkId, IpNet)) -> Option<Vec<TunnelId>> {
+    let NextHop::Group(group) = state.routes.get(key)?.next_hop else {
+        return None;
+    };
+    let group = &state.groups[&group];
+    let buckets = group.buckets.iter();
+    Some(buckets.map(|place| group.members[place].tunnel).collect())
+}
+
+/// The tunnels that a route leads into.
+fn tunnels(state: &Desired, key: &(NetworkId, IpNet)) -> BTreeSet<TunnelId> {
+    match state.routes.get(key).map(|route| route.next_hop) {
+        Some(NextHop::Tunnel(tunnel)) => [tunnel].into(),
+        _ => flows(state, key).into_iter().flatten().collect(),
     }
 }
 
@@ -442,8 +629,8 @@ struct Gateway {
     networks: [bool; 4],
     /// By place (device and tag): the network of the port there.
     ports: [Option<usize>; 9],
-    /// By key: name and network of the tunnel, and the third octet of its route.
-    tunnels: [Option<(usize, usize, u8)>; 6],
+    /// By key.
+    tunnels: [Option<StatedTunnel>; 6],
     peerings: [[bool; 4]; 4],
     /// By network and prefix: kind of next hop.
     routes: [[Option<u8>; 2]; 4],
@@ -451,12 +638,34 @@ struct Gateway {
     mtu: u32,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct StatedTunnel {
+    name: usize,
+    network: usize,
+    /// Which second octets it has routes to.
+    octets: [bool; 4],
+    /// Of all of its routes.
+    weight: u16,
+    metric: u8,
+}
+
+fn stated_tunnel() -> impl Strategy<Value = StatedTunnel> {
+    (0usize..6, 0usize..4, any::<[bool; 4]>(), 1u16..4, 0u8..2).prop_map(
+        |(name, network, octets, weight, metric)| StatedTunnel {
+            name,
+            network,
+            octets,
+            weight,
+            metric,
+        },
+    )
+}
+
 fn gateway() -> impl Strategy<Value = Gateway> {
-    let tunnel = (0usize..6, 0usize..4, 0u8..4);
     (
         any::<[bool; 4]>(),
         prop::array::uniform9(prop::option::of(0usize..4)),
-        prop::array::uniform6(prop::option::of(tunnel)),
+        prop::array::uniform6(prop::option::of(stated_tunnel())),
         any::<[[bool; 4]; 4]>(),
         prop::array::uniform4(prop::array::uniform2(prop::option::of(0u8..3))),
         prop::array::uniform3(prop::bool::weighted(0.9)),
@@ -507,21 +716,32 @@ impl Gateway {
             }
         }
         let mut names = [false; 6];
-        let mut prefixes = Vec::new();
-        for (key, tunnel_here) in self.tunnels.iter().enumerate() {
-            let Some((name, n, octet)) = tunnel_here.filter(|(_, n, _)| self.networks[*n]) else {
-                continue;
-            };
-            if std::mem::replace(&mut names[name], true) || prefixes.contains(&(n, octet)) {
+        for (key, stated) in self.tunnels.iter().enumerate() {
+            let stated = stated.filter(|stated| self.networks[stated.network]);
+            let Some(stated) = stated else { continue };
+            let StatedTunnel {
+                name,
+                network: n,
+                octets,
+                weight,
+                metric,
+            } = stated;
+            if std::mem::replace(&mut names[name], true) {
                 continue;
             }
-            prefixes.push((n, octet));
-            text += &tunnel(
-                &format!("t{name}"),
-                &format!("n{n}"),
-                key,
-                &format!(r#"["10.{octet}.0.0/16"]"#),
-            );
+            let octets = octets
+                .iter()
+                .enumerate()
+                .filter(|(_, is_stated)| **is_stated);
+            let routes: String = octets
+                .map(|(octet, _)| {
+                    format!(
+                        r#"{{ prefix = "10.{octet}.0.0/16", weight = {weight}, metric = {metric} }}, "#
+                    )
+                })
+                .collect();
+            let routes = format!("[{routes}]");
+            text += &tunnel(&format!("t{name}"), &format!("n{n}"), key, &routes);
         }
         for n in &stated {
             for (index, kind) in self.routes[*n].iter().enumerate() {
@@ -624,6 +844,14 @@ fn routes(planned: &Planned, network: &str) -> Vec<String> {
             NextHop::Connected(port) => format!("port {}", names[&port]),
             NextHop::Machine { port, address } => format!("machine {address} on {}", names[&port]),
             NextHop::Tunnel(tunnel) => format!("tunnel {}", desired.tunnels[&tunnel].name),
+            NextHop::Group(group) => {
+                let group = &desired.groups[&group];
+                let members = group.members.iter().map(|(place, member)| {
+                    let buckets = group.buckets.iter().filter(|of| *of == place).count();
+                    format!("{} {buckets}", desired.tunnels[&member.tunnel].name)
+                });
+                format!("tunnels {}", members.collect::<Vec<_>>().join(", "))
+            }
             NextHop::Peer(peer) => format!("peer {}", desired.networks[&peer].name),
             NextHop::Blackhole => "blackhole".to_owned(),
             NextHop::Unreachable => "unreachable".to_owned(),

@@ -156,6 +156,21 @@ impl<'a, 'i> Section<'_, 'a, 'i> {
         Some(value.map_or(default, Spanned::into_inner))
     }
 
+    /// What `read` makes of a key that must be there, with its place; `None` if it is missing or wrong, which has then
+    /// been said.
+    pub(super) fn required_value<T>(
+        &mut self,
+        key: &'static str,
+        example: &str,
+        read: impl Fn(&mut Self, Spanned<DeValue<'i>>) -> Option<T>,
+    ) -> Option<Spanned<T>> {
+        let Some(value) = self.take(key)? else {
+            return self.missing(key, example);
+        };
+        let span = value.span();
+        read(self, value).map(|value| Spanned::new(span, value))
+    }
+
     /// The values of a list that must be there and not be empty; `None` as soon as one of them is wrong.
     pub(super) fn required_list<T>(
         &mut self,
@@ -163,8 +178,22 @@ impl<'a, 'i> Section<'_, 'a, 'i> {
         example: &str,
         parse: impl Fn(&DeValue<'_>) -> Result<T, Complaint>,
     ) -> Option<Vec<Spanned<T>>> {
+        self.optional_list(key, example, |section, element| {
+            section.checked(key, &element, &parse)
+        })?
+        .or_else(|| self.missing(key, example))
+    }
+
+    /// What `read` makes of the elements of a list that may be absent (`Some(None)`) but not empty; `None` as soon as one
+    /// of them is wrong.
+    pub(super) fn optional_list<T>(
+        &mut self,
+        key: &'static str,
+        example: &str,
+        read: impl Fn(&mut Self, Spanned<DeValue<'i>>) -> Option<T>,
+    ) -> Option<Option<Vec<T>>> {
         let Some(value) = self.take(key)? else {
-            return self.missing(key, example);
+            return Some(None);
         };
         let span = value.span();
         let elements = self.elements(key, value)?;
@@ -174,11 +203,11 @@ impl<'a, 'i> Section<'_, 'a, 'i> {
             self.reader.complain(span, message, help);
             return None;
         }
-        let checked: Vec<_> = elements
-            .iter()
-            .map(|element| self.checked(key, element, &parse))
+        let read: Vec<_> = elements
+            .into_iter()
+            .map(|element| read(self, element))
             .collect();
-        checked.into_iter().collect()
+        read.into_iter().collect::<Option<_>>().map(Some)
     }
 
     /// What `read` makes of the elements of a list that may be absent; `None` as soon as one of them is wrong.
@@ -223,6 +252,11 @@ impl<'a, 'i> Section<'_, 'a, 'i> {
                 None
             }
         }
+    }
+
+    /// Whether there are keys that nobody has asked for yet.
+    pub(super) fn has_unknown_keys(&self) -> bool {
+        !self.entries.is_empty()
     }
 
     /// Ends reading: keys that nobody asked for are unknown. Gives the section's label back.

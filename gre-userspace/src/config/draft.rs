@@ -14,7 +14,7 @@ use toml::de::{DeTable, DeValue};
 use super::document::{Reader, Section};
 use super::model::{
     Config, Gateway, Keys, Network, NextHop, Peering, Port, Route, Tenant, Tos, Ttl, Tunnel,
-    TunnelRoute, Underlay, XdpMode,
+    TunnelRoute, Underlay, Weight, WeightedTunnel, XdpMode,
 };
 use super::names::{DeviceName, Name};
 use super::value;
@@ -289,7 +289,7 @@ fn keys(section: &mut Section<'_, '_, '_>) -> Option<Keys> {
     }
 }
 
-/// An element of `routes`: a prefix, or a table of `prefix` and `metric`.
+/// An element of `routes`: a prefix, or a table of `prefix`, `metric` and `weight`.
 fn tunnel_route<'i>(
     section: &mut Section<'_, '_, 'i>,
     element: Spanned<DeValue<'i>>,
@@ -300,16 +300,19 @@ fn tunnel_route<'i>(
             let mut inner = section.inner("route", Spanned::new(span, table));
             let prefix = inner.required("prefix", "\"10.11.0.0/16\"", value::prefix);
             let metric = inner.defaulted("metric", 0, value::metric);
+            let weight = inner.defaulted("weight", Weight::default(), value::weight);
             inner.finish();
             Some(TunnelRoute {
                 prefix: prefix?,
                 metric: metric?,
+                weight: weight?,
             })
         }
-        other => {
-            let prefix = section.checked("routes", &Spanned::new(span, other), value::prefix)?;
-            Some(TunnelRoute { prefix, metric: 0 })
-        }
+        other => Some(TunnelRoute {
+            prefix: section.checked("routes", &Spanned::new(span, other), value::prefix)?,
+            metric: 0,
+            weight: Weight::default(),
+        }),
     }
 }
 
@@ -340,8 +343,76 @@ fn route(mut section: Section<'_, '_, '_>) -> RouteDraft {
     RouteDraft {
         network: section.required("network", "\"contoso-spoke\"", value::name),
         prefix: section.required("prefix", "\"0.0.0.0/0\"", value::prefix),
-        next_hop: section.required("next_hop", "\"10.10.30.4\"", value::next_hop),
+        next_hop: section.required_value("next_hop", "\"10.10.30.4\"", next_hop),
         label: section.finish(),
+    }
+}
+
+/// A machine, `"blackhole"`, or a table of either `tunnel` or `tunnels`.
+fn next_hop<'i>(section: &mut Section<'_, '_, 'i>, value: Spanned<DeValue<'i>>) -> Option<NextHop> {
+    let span = value.span();
+    let table = match value.into_inner() {
+        DeValue::Table(table) => Spanned::new(span.clone(), table),
+        other => {
+            let next_hop =
+                section.checked("next_hop", &Spanned::new(span, other), value::next_hop)?;
+            return Some(next_hop.into_inner());
+        }
+    };
+    let mut inner = section.inner("next_hop", table);
+    let one = inner.optional("tunnel", value::name);
+    let several = inner.optional_list(
+        "tunnels",
+        "[\"a\", { name = \"b\", weight = 2 }]",
+        |list, element| weighted_tunnel(list, element),
+    );
+    let next_hop = match (one?, several?) {
+        (Some(tunnel), None) => Some(NextHop::Tunnel(tunnel.into_inner())),
+        (None, Some(tunnels)) => Some(NextHop::Tunnels(tunnels)),
+        (Some(_), Some(_)) => {
+            inner.complain(
+                span,
+                "`tunnel` stands beside `tunnels`",
+                "keep `tunnel` for one tunnel, or `tunnels` for several",
+            );
+            None
+        }
+        // What was meant to be one of the two is complained about below.
+        (None, None) if inner.has_unknown_keys() => None,
+        (None, None) => {
+            inner.complain(
+                span,
+                "no tunnel is named",
+                "write { tunnel = \"name\" }, or { tunnels = [\"one\", \"other\"] }",
+            );
+            None
+        }
+    };
+    inner.finish();
+    next_hop
+}
+
+/// An element of `tunnels`: a name, or a table of `name` and `weight`.
+fn weighted_tunnel<'i>(
+    section: &mut Section<'_, '_, 'i>,
+    element: Spanned<DeValue<'i>>,
+) -> Option<WeightedTunnel> {
+    let span = element.span();
+    match element.into_inner() {
+        DeValue::Table(table) => {
+            let mut inner = section.inner("tunnel", Spanned::new(span, table));
+            let name = inner.required("name", "\"hub-branch\"", value::name);
+            let weight = inner.defaulted("weight", Weight::default(), value::weight);
+            inner.finish();
+            Some(WeightedTunnel {
+                name: name?,
+                weight: weight?,
+            })
+        }
+        other => Some(WeightedTunnel {
+            name: section.checked("tunnels", &Spanned::new(span, other), value::name)?,
+            weight: Weight::default(),
+        }),
     }
 }
 

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 pub use diagnostic::{Diagnostic, Diagnostics, FlatDiagnostic, Place, Related, Severity, Source};
 pub use model::{
     Config, Gateway, Keys, Network, NextHop, Peering, Port, Route, Tenant, Tos, Ttl, Tunnel,
-    TunnelRoute, Underlay, XdpMode,
+    TunnelRoute, Underlay, Weight, WeightedTunnel, XdpMode,
 };
 pub use names::{DeviceName, InvalidName, Name};
 pub use toml::Spanned;

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use gre_common::id::{GreKey, VlanId};
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::Source;
@@ -165,8 +166,26 @@ pub enum Tos {
 pub struct TunnelRoute {
     /// The destinations.
     pub prefix: Spanned<IpNet>,
-    /// Among routes for one prefix the lowest metric wins.
+    /// Among routes for one prefix the lowest metric wins; tunnels with equal ones share the traffic.
     pub metric: u32,
+    /// The tunnel's share of it.
+    pub weight: Weight,
+}
+
+/// How much of a route's traffic a tunnel takes, beside the other tunnels of the route: 1 to 256.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Weight(pub u16);
+
+impl Weight {
+    /// The greatest one.
+    pub const MAX: Self = Self(256);
+}
+
+impl Default for Weight {
+    /// That of tunnels whose weight is not stated.
+    fn default() -> Self {
+        Self(1)
+    }
 }
 
 /// `[[peering]]`
@@ -206,8 +225,19 @@ pub enum NextHop {
     Machine(IpAddr),
     /// A tunnel of this network.
     Tunnel(Name),
+    /// Tunnels of this network, each once, which share the traffic.
+    Tunnels(Vec<WeightedTunnel>),
     /// Dropped on purpose.
     Blackhole,
+}
+
+/// One of the `tunnels` of a next hop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WeightedTunnel {
+    /// The tunnel.
+    pub name: Spanned<Name>,
+    /// Its share of the traffic.
+    pub weight: Weight,
 }
 
 impl Tunnel {

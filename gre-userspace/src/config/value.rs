@@ -9,7 +9,7 @@ use gre_common::id::{GreKey, VlanId};
 use ipnet::IpNet;
 use toml::de::DeValue;
 
-use super::model::{NextHop, Tos, Ttl, XdpMode};
+use super::model::{NextHop, Tos, Ttl, Weight, XdpMode};
 use super::names::{DeviceName, InvalidName, Name};
 
 /// What is wrong with a value, worded to follow the key's name, and what to write instead.
@@ -187,6 +187,10 @@ pub(super) fn metric(value: &DeValue<'_>) -> Checked<u32> {
     integer(value, 0..=u32::MAX.into()).map(|metric| metric as u32)
 }
 
+pub(super) fn weight(value: &DeValue<'_>) -> Checked<Weight> {
+    integer(value, 1..=Weight::MAX.0.into()).map(|weight| Weight(weight as u16))
+}
+
 pub(super) fn vlan(value: &DeValue<'_>) -> Checked<VlanId> {
     integer(value, 1..=4094).map(|vlan| VlanId(vlan as u16))
 }
@@ -223,19 +227,9 @@ pub(super) fn boolean(value: &DeValue<'_>) -> Checked<bool> {
         .ok_or_else(|| wrong_type(value, "true or false"))
 }
 
-/// The next hop of a user-defined route.
+/// The next hop of a user-defined route, unless it is a table.
 pub(super) fn next_hop(value: &DeValue<'_>) -> Checked<NextHop> {
     const FORMS: &str = "a machine's address, { tunnel = \"…\" } or \"blackhole\"";
-    if let DeValue::Table(table) = value {
-        let tunnel = table.get("tunnel").filter(|_| table.len() == 1);
-        return match tunnel {
-            Some(tunnel) => name(tunnel.get_ref()).map(NextHop::Tunnel),
-            None => Err(Complaint {
-                problem: format!("must be {FORMS}"),
-                help: "write { tunnel = \"name\" } with this one key".to_owned(),
-            }),
-        };
-    }
     let text = string(value, FORMS)?;
     if text == "blackhole" {
         return Ok(NextHop::Blackhole);

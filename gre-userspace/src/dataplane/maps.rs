@@ -2,6 +2,7 @@
 //!
 //! Made by `load`, written by `apply` and read for reports. Nothing is decided here: each method is one access.
 
+use std::mem::offset_of;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use aya::maps::xdp::DevMapHash;
@@ -10,11 +11,12 @@ use aya::util::nr_cpus;
 use aya::{Ebpf, Pod};
 use gre_common::counters::{Direction, DropKey, Owner, Stats};
 use gre_common::entry::{
-    AdjacencyEntry, InterfaceEntry, NeighbourEntry, NetworkEntry, PortEntry, TunnelEntry,
+    AdjacencyEntry, GroupEntry, InterfaceEntry, NeighbourEntry, NetworkEntry, PortEntry,
+    TunnelEntry,
 };
 use gre_common::fib::Root;
 use gre_common::id::{
-    Address, AdjacencyId, IfIndex, NeighbourId, NetworkId, PortId, TunnelId, VlanId,
+    Address, AdjacencyId, GroupId, IfIndex, NeighbourId, NetworkId, PortId, TunnelId, VlanId,
 };
 use gre_common::key::{DemuxKey, DemuxKeyV4, DemuxKeyV6, EndpointKey, MachineKey, VlanKey};
 use gre_common::limits;
@@ -35,6 +37,7 @@ pub struct Maps {
     demux_v4: HashMap<MapData, Plain<DemuxKeyV4>, u32>,
     demux_v6: HashMap<MapData, Plain<DemuxKeyV6>, u32>,
     tunnels: Array<MapData, Plain<TunnelEntry>>,
+    groups: Mapped<GroupEntry>,
     networks: Mapped<NetworkEntry>,
     neighbours: Mapped<NeighbourEntry>,
     adjacencies: Array<MapData, Plain<AdjacencyEntry>>,
@@ -66,6 +69,7 @@ impl Maps {
             demux_v4: take(ebpf, "DEMUX_V4")?,
             demux_v6: take(ebpf, "DEMUX_V6")?,
             tunnels: take(ebpf, "TUNNELS")?,
+            groups: Mapped::new(take_data(ebpf, "GROUPS")?, limits::GROUPS)?,
             networks: Mapped::new(take_data(ebpf, "NETWORKS")?, limits::NETWORKS)?,
             neighbours: Mapped::new(take_data(ebpf, "NEIGHBOURS")?, limits::NEIGHBOURS)?,
             adjacencies: take(ebpf, "ADJACENCIES")?,
@@ -158,6 +162,16 @@ impl Maps {
         self.tunnels
             .set(id.0, Plain(entry), 0)
             .map_err(|source| Error::bpf(format!("write tunnel {id} to map TUNNELS"), source))
+    }
+
+    /// Writes a group, or changes it under the packets that it takes; a default entry takes it away.
+    pub fn set_group(&mut self, id: GroupId, entry: &GroupEntry) {
+        self.groups.write(id, entry);
+    }
+
+    /// Tells a group which of its members are alive.
+    pub fn set_group_liveness(&mut self, id: GroupId, alive: u32) {
+        self.groups.alive(id).store(alive, Ordering::Release);
     }
 
     /// Publishes the root of one of a network's routing tables.
@@ -297,8 +311,11 @@ pub(super) struct Mapped<T> {
 }
 
 // An entry's offset is its index times its size only for multiples of 8 (`bpf_map_area` rounds up).
-const _: () =
-    assert!(size_of::<NetworkEntry>() == 8 && size_of::<NeighbourEntry>().is_multiple_of(8));
+const _: () = {
+    assert!(size_of::<GroupEntry>().is_multiple_of(8));
+    assert!(size_of::<NetworkEntry>() == 8);
+    assert!(size_of::<NeighbourEntry>().is_multiple_of(8));
+};
 
 impl<T> Mapped<T> {
     pub(super) fn new(data: MapData, length: usize) -> Result<Self> {
@@ -320,6 +337,45 @@ impl<T> Mapped<T> {
         let index = index as usize;
         assert!(index < self.length, "ids stay below the table's limit");
         self.memory.as_mut_ptr().cast::<T>().wrapping_add(index)
+    }
+}
+
+impl Mapped<GroupEntry> {
+    /// At no time a bucket leads to a place where nobody is: new members come first, then buckets lead there, and only
+    /// then the others go.
+    fn write(&self, id: GroupId, entry: &GroupEntry) {
+        let alive = self.alive(id);
+        let members = self
+            .entry(id.0)
+            .wrapping_byte_add(offset_of!(GroupEntry, members));
+        let buckets = self
+            .entry(id.0)
+            .wrapping_byte_add(offset_of!(GroupEntry, buckets));
+        let set_members = |which: fn(&TunnelId) -> bool| {
+            let members = members.cast::<TunnelId>();
+            for (place, member) in entry.members.iter().enumerate().filter(|(_, id)| which(id)) {
+                // SAFETY: a place of the valid entry, aligned; the data plane reads whole words of it meanwhile.
+                unsafe { members.wrapping_add(place).write_volatile(*member) };
+            }
+            fence(Ordering::Release);
+        };
+        set_members(|member| member.0 != 0);
+        alive.fetch_or(entry.alive, Ordering::Release);
+        let buckets = buckets.cast::<u8>();
+        for (bucket, place) in entry.buckets.iter().enumerate() {
+            // SAFETY: a bucket of the valid entry; the data plane reads the byte meanwhile.
+            unsafe { buckets.wrapping_add(bucket).write_volatile(*place) };
+        }
+        alive.store(entry.alive, Ordering::Release);
+        set_members(|member| member.0 == 0);
+    }
+
+    fn alive(&self, id: GroupId) -> &AtomicU32 {
+        let alive = self
+            .entry(id.0)
+            .wrapping_byte_add(offset_of!(GroupEntry, alive));
+        // SAFETY: valid and aligned while the mapping lives; the data plane only reads, and by whole words.
+        unsafe { AtomicU32::from_ptr(alive.cast()) }
     }
 }
 

@@ -44,6 +44,7 @@ const LIMITS: Limits = Limits {
     networks: limits::NETWORKS - 1,
     ports: limits::PORTS - 1,
     tunnels: limits::TUNNELS - 1,
+    groups: limits::GROUPS - 1,
 };
 
 /// A running gateway.

@@ -4,11 +4,13 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::ops::Range;
 
 use gre_common::id::{NetworkId, PortId};
 use toml::Spanned;
 
 use super::desired::{DemuxMatch, Desired, Interface, Network, Port, Tunnel};
+use super::grouping::Groups;
 use super::routes;
 use super::{Device, Devices, Ids, Limits};
 use crate::config::{self, Config, DeviceName, Diagnostics, Name, XdpMode};
@@ -20,7 +22,7 @@ pub(super) struct Compiler<'c> {
     pub(super) peerings: &'c States,
     pub(super) ids: &'c Ids,
     devices: &'c Devices,
-    limits: &'c Limits,
+    pub(super) limits: &'c Limits,
     pub(super) complaints: Diagnostics,
 }
 
@@ -30,7 +32,7 @@ pub(super) fn compile(
     devices: &Devices,
     ids: &Ids,
     limits: &Limits,
-) -> (Desired, Diagnostics) {
+) -> (Desired, Groups, Diagnostics) {
     let mut compiler = Compiler {
         config,
         peerings,
@@ -44,8 +46,8 @@ pub(super) fn compile(
     compiler.underlays(&mut desired);
     compiler.ports(&mut desired);
     compiler.tunnels(&mut desired);
-    desired.routes = routes::routes(&mut compiler, &desired);
-    (desired, compiler.complaints.into_sorted())
+    let groups = routes::routes(&mut compiler, &mut desired);
+    (desired, groups, compiler.complaints.into_sorted())
 }
 
 impl Compiler<'_> {
@@ -199,12 +201,19 @@ impl Compiler<'_> {
     }
 
     fn full<T: std::fmt::Display>(&mut self, at: &Spanned<T>, kind: &str, limit: usize) {
+        self.full_at(at.span(), at.get_ref(), kind, limit);
+    }
+
+    pub(super) fn full_at(
+        &mut self,
+        at: Range<usize>,
+        name: &impl std::fmt::Display,
+        kind: &str,
+        limit: usize,
+    ) {
         self.complaints.push(self.config.source.error(
-            at.span(),
-            format!(
-                "no room for `{}`: the gateway holds {limit} {kind}",
-                at.get_ref()
-            ),
+            at,
+            format!("no room for `{name}`: the gateway holds {limit} {kind}"),
             format!("remove {kind}; places of those removed are free from the next reload on"),
         ));
     }

@@ -8,13 +8,15 @@ use std::net::IpAddr;
 
 use gre_common::entry::{InterfaceEntry, InterfaceFlags, PortEntry, TunnelEntry, TunnelFlags};
 use gre_common::id::{
-    Address, AdjacencyId, Family, GreKey, IfIndex, MacAddress, NetworkId, PortId, TunnelId, VlanId,
+    Address, AdjacencyId, Family, GreKey, GroupId, IfIndex, MacAddress, NetworkId, PortId,
+    TunnelId, VlanId,
 };
 use gre_common::key::DemuxKey;
 use gre_common::next_hop::Target;
 use ipnet::IpNet;
 
 use super::diff::Change;
+use super::group::Group;
 use crate::config::{Keys, Name, Tos, Ttl, XdpMode};
 pub use crate::report::Origin as RouteOrigin;
 
@@ -35,6 +37,8 @@ pub struct Desired {
     pub ports: BTreeMap<PortId, Port>,
     /// Tunnels.
     pub tunnels: BTreeMap<TunnelId, Tunnel>,
+    /// Groups of tunnels.
+    pub groups: BTreeMap<GroupId, Group>,
     /// The best route for each prefix of each network; machines that are learnt come on top.
     pub routes: BTreeMap<(NetworkId, IpNet), Route>,
 }
@@ -145,6 +149,8 @@ pub enum NextHop {
     },
     /// Another site.
     Tunnel(TunnelId),
+    /// Other sites: the flows are shared among the tunnels of a group.
+    Group(GroupId),
     /// A peered network.
     Peer(NetworkId),
     /// Nowhere, on purpose.
@@ -174,6 +180,12 @@ impl Desired {
             }
             Change::RemoveTunnel(id) => {
                 self.tunnels.remove(&id);
+            }
+            Change::SetGroup(id, group) => {
+                self.groups.insert(id, group);
+            }
+            Change::RemoveGroup(id) => {
+                self.groups.remove(&id);
             }
             Change::SetRoute(network, prefix, route) => {
                 self.routes.insert((network, prefix), route);
@@ -307,6 +319,7 @@ impl NextHop {
             Self::Connected(port) => Target::Connected(port),
             Self::Machine { .. } => return None,
             Self::Tunnel(tunnel) => Target::Tunnel(tunnel),
+            Self::Group(group) => Target::Group(group),
             Self::Peer(network) => Target::Peer(network),
             Self::Blackhole | Self::Unreachable => Target::Blackhole,
         })

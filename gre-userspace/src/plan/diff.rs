@@ -6,10 +6,11 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use gre_common::id::{IfIndex, NetworkId, PortId, TunnelId, VlanId};
+use gre_common::id::{GroupId, IfIndex, NetworkId, PortId, TunnelId, VlanId};
 use ipnet::IpNet;
 
 use super::desired::{DemuxMatch, Desired, Interface, Network, Port, Route, Tunnel};
+use super::group::Group;
 
 /// One step. `Set…` writes a new entry or replaces one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +27,10 @@ pub enum Change {
     SetTunnel(TunnelId, Tunnel),
     /// A tunnel that nothing refers to any more.
     RemoveTunnel(TunnelId),
+    /// A group of tunnels.
+    SetGroup(GroupId, Group),
+    /// A group that no route leads to any more.
+    RemoveGroup(GroupId),
     /// A route of a network.
     SetRoute(NetworkId, IpNet, Route),
     /// A route of a network.
@@ -66,6 +71,11 @@ fn make(current: &Desired, desired: &Desired, changes: &mut Vec<Change>) {
     for (id, tunnel) in written(&current.tunnels, &desired.tunnels) {
         changes.push(Change::SetTunnel(*id, tunnel.clone()));
     }
+    for (id, group) in written(&current.groups, &desired.groups) {
+        if !current.groups.contains_key(id) {
+            changes.push(Change::SetGroup(*id, group.clone()));
+        }
+    }
     for ((network, prefix), route) in written(&current.routes, &desired.routes) {
         changes.push(Change::SetRoute(*network, *prefix, *route));
     }
@@ -98,6 +108,15 @@ fn break_off(current: &Desired, desired: &Desired, changes: &mut Vec<Change>) {
     }
     for (network, prefix) in removed(&current.routes, &desired.routes) {
         changes.push(Change::RemoveRoute(*network, *prefix));
+    }
+    // A group changes once no route leads there that leads elsewhere then: that one's packets are not for new members.
+    for (id, group) in written(&current.groups, &desired.groups) {
+        if current.groups.contains_key(id) {
+            changes.push(Change::SetGroup(*id, group.clone()));
+        }
+    }
+    for id in removed(&current.groups, &desired.groups) {
+        changes.push(Change::RemoveGroup(*id));
     }
     for id in removed(&current.tunnels, &desired.tunnels) {
         changes.push(Change::RemoveTunnel(*id));

@@ -1,4 +1,5 @@
-//! Dense ids of networks, ports and tunnels, kept by name from one plan to the next.
+//! Dense ids of networks, ports and tunnels, kept by name from one plan to the next; groups have no names and are kept
+//! by their routes.
 //!
 //! Ids index the data plane's tables and counters, so a name keeps its id as long as it is stated. A freed id waits:
 //! counters and events of its former owner may still be on their way.
@@ -9,6 +10,7 @@ use gre_common::id::{NetworkId, PortId, TunnelId};
 use serde::{Deserialize, Serialize};
 
 use super::Limits;
+use super::grouping::Groups;
 use crate::config::{Config, Name};
 
 /// Which name has which id; remembered by the daemon, also across restarts.
@@ -20,12 +22,21 @@ pub struct Ids {
     networks: Pool,
     ports: Pool,
     tunnels: Pool,
+    #[serde(default)]
+    pub(super) groups: Groups,
 }
 
 /// Ids of one kind of object.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Pool {
     used: BTreeMap<String, u32>,
+    #[serde(flatten)]
+    unused: Unused,
+}
+
+/// Ids that nothing has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Unused {
     /// Oldest first.
     freed: VecDeque<u32>,
     /// The least id that no object ever had.
@@ -75,11 +86,10 @@ impl Ids {
     }
 }
 
-impl Default for Pool {
+impl Default for Unused {
     /// Ids begin at 1: a table entry that was just cleared names object 0, which must be nobody's.
     fn default() -> Self {
         Self {
-            used: BTreeMap::new(),
             freed: VecDeque::new(),
             fresh: 1,
         }
@@ -104,22 +114,31 @@ impl Pool {
             if self.used.contains_key(&name) {
                 continue;
             }
-            let Some(id) = self.unused(limit) else { break };
+            let Some(id) = self.unused.take(limit) else {
+                break;
+            };
             self.used.insert(name, id);
         }
         for name in gone {
-            self.freed.extend(self.used.remove(&name));
+            self.unused.give_back(self.used.remove(&name));
         }
     }
+}
 
-    /// An id that was never used, else the one freed longest ago.
-    fn unused(&mut self, limit: usize) -> Option<u32> {
+impl Unused {
+    /// An id from 1 to `limit` that was never used, else the one freed longest ago.
+    pub(super) fn take(&mut self, limit: usize) -> Option<u32> {
         if self.fresh as usize <= limit {
             self.fresh += 1;
             return Some(self.fresh - 1);
         }
         let usable = self.freed.iter().position(|id| *id as usize <= limit)?;
         self.freed.remove(usable)
+    }
+
+    /// Ids whose objects have gone.
+    pub(super) fn give_back(&mut self, ids: impl IntoIterator<Item = u32>) {
+        self.freed.extend(ids);
     }
 }
 

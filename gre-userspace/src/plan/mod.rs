@@ -8,6 +8,8 @@
 mod compile;
 mod desired;
 mod diff;
+mod group;
+mod grouping;
 mod ids;
 mod routes;
 
@@ -22,6 +24,7 @@ pub use desired::{
     DemuxMatch, Desired, Interface, Network, NextHop, Port, Route, RouteOrigin, Tunnel,
 };
 pub use diff::{Change, diff};
+pub use group::{Group, Member};
 pub use ids::Ids;
 
 /// What the system tells about its devices, by name.
@@ -53,6 +56,8 @@ pub struct Limits {
     pub ports: usize,
     /// Tunnels.
     pub tunnels: usize,
+    /// Groups of tunnels.
+    pub groups: usize,
 }
 
 /// The result of [`plan`].
@@ -78,8 +83,9 @@ pub fn plan(
     ids: Ids,
     limits: &Limits,
 ) -> Planned {
-    let ids = ids.next(config, limits);
-    let (desired, complaints) = compile::compile(config, peerings, devices, &ids, limits);
+    let mut ids = ids.next(config, limits);
+    let (desired, groups, complaints) = compile::compile(config, peerings, devices, &ids, limits);
+    ids.groups = groups;
     Planned {
         desired,
         ids,

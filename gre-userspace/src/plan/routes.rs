@@ -1,29 +1,90 @@
 //! The best route for each prefix of each network: user-defined, then connected, then peering, then static by metric.
+//! Static routes of equal metric are one route into a group of tunnels.
 //!
 //! Called by `compile` once all objects are there. A route whose next hop is missing now stays, and leads nowhere:
 //! without it packets would follow a shorter prefix to a place nobody chose.
 
+use std::cmp::Ordering;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::ops::Range;
 
-use gre_common::id::{NetworkId, PortId};
+use gre_common::id::{NetworkId, PortId, TunnelId};
 use ipnet::IpNet;
 use toml::Spanned;
 
 use super::compile::Compiler;
 use super::desired::{Desired, NextHop, Route, RouteOrigin};
-use crate::config::{self, Name, Peering};
+use super::group::Members;
+use super::grouping::Groups;
+use crate::config::{self, Name, Peering, Weight};
 
-type Table = BTreeMap<(NetworkId, IpNet), Route>;
-
-pub(super) fn routes(compiler: &mut Compiler<'_>, desired: &Desired) -> Table {
+/// Adds routes and groups to `desired`; returns the groups as the next plan needs to know them.
+pub(super) fn routes(compiler: &mut Compiler<'_>, desired: &mut Desired) -> Groups {
     let subnets = Subnets::of(compiler, desired);
     let mut table = Table::new();
     connected(compiler, desired, &mut table);
     peered(compiler, &mut table);
     through_tunnels(compiler, &mut table);
     user_defined(compiler, &subnets, &mut table);
-    table
+
+    let groups = grouped(compiler, &table);
+    desired.groups = groups.all();
+    let group_of = groups.by_route();
+    for (key, offer) in table {
+        let next_hop = match offer.way {
+            Way::To(next_hop) => next_hop,
+            Way::Through(members, at) => match (only(&members), group_of.get(&key)) {
+                (Some(tunnel), _) => NextHop::Tunnel(tunnel),
+                (None, Some(group)) => NextHop::Group(*group),
+                (None, None) => {
+                    compiler.full_at(at, &key.1, "groups of tunnels", compiler.limits.groups);
+                    NextHop::Unreachable
+                }
+            },
+        };
+        let (origin, metric) = (offer.origin, offer.metric);
+        let route = Route {
+            origin,
+            metric,
+            next_hop,
+        };
+        desired.routes.insert(key, route);
+    }
+    groups
+}
+
+/// The best that was offered for each prefix.
+type Table = BTreeMap<(NetworkId, IpNet), Offer>;
+
+/// What would be a route if nothing better were offered.
+struct Offer {
+    origin: RouteOrigin,
+    metric: u32,
+    way: Way,
+}
+
+enum Way {
+    To(NextHop),
+    /// Into tunnels, at least one; and where the file says so.
+    Through(Members, Range<usize>),
+}
+
+/// The groups of the routes that have several tunnels.
+fn grouped(compiler: &Compiler<'_>, table: &Table) -> Groups {
+    let several = table.iter().filter_map(|(key, offer)| match &offer.way {
+        Way::Through(members, _) if only(members).is_none() => Some((*key, members.clone())),
+        _ => None,
+    });
+    let limit = compiler.limits.groups;
+    compiler.ids.groups.next(several.collect(), limit)
+}
+
+/// The tunnel, if there is but one.
+fn only(members: &Members) -> Option<TunnelId> {
+    let mut tunnels = members.keys();
+    tunnels.next().filter(|_| tunnels.next().is_none()).copied()
 }
 
 /// The subnets of the ports of each network.
@@ -72,10 +133,10 @@ fn connected(compiler: &Compiler<'_>, desired: &Desired, table: &mut Table) {
             let own = IpNet::from(address.get_ref().addr());
             let subnet = id.map_or(NextHop::Unreachable, NextHop::Connected);
             let local = id.map_or(NextHop::Unreachable, NextHop::Local);
-            let route = |next_hop| Route {
+            let route = |next_hop| Offer {
                 origin: RouteOrigin::Connected,
                 metric: 0,
-                next_hop,
+                way: Way::To(next_hop),
             };
             offer(table, network, address.get_ref().trunc(), route(subnet));
             // A subnet of one address is that address.
@@ -99,10 +160,10 @@ fn peered(compiler: &Compiler<'_>, table: &mut Table) {
         };
         let space = spaces.get(remote).map(|network| &network.address_space);
         for prefix in space.into_iter().flatten() {
-            let route = Route {
+            let route = Offer {
                 origin: RouteOrigin::Peering,
                 metric: 0,
-                next_hop: NextHop::Peer(peer),
+                way: Way::To(NextHop::Peer(peer)),
             };
             offer(table, id, *prefix.get_ref(), route);
         }
@@ -144,10 +205,11 @@ fn through_tunnels(compiler: &Compiler<'_>, table: &mut Table) {
             continue;
         };
         for stated in &tunnel.routes {
-            let route = Route {
+            let members = Members::from([(id, stated.weight)]);
+            let route = Offer {
                 origin: RouteOrigin::Static,
                 metric: stated.metric,
-                next_hop: NextHop::Tunnel(id),
+                way: Way::Through(members, stated.prefix.span()),
             };
             offer(table, network, *stated.prefix.get_ref(), route);
         }
@@ -164,11 +226,17 @@ fn user_defined(compiler: &mut Compiler<'_>, subnets: &Subnets<'_>, table: &mut 
         let Some(network) = compiler.ids.network(name) else {
             continue;
         };
-        let next_hop = match stated.next_hop.get_ref() {
-            config::NextHop::Blackhole => NextHop::Blackhole,
+        let at = &stated.next_hop;
+        let way = match at.get_ref() {
+            config::NextHop::Blackhole => Way::To(NextHop::Blackhole),
             config::NextHop::Tunnel(tunnel) => {
-                let id = compiler.ids.tunnel(name, tunnel);
-                id.map_or(NextHop::Unreachable, NextHop::Tunnel)
+                let members = [(tunnel, Weight::default())];
+                into(compiler, name, members.into_iter(), at.span())
+            }
+            config::NextHop::Tunnels(tunnels) => {
+                let members = tunnels.iter();
+                let members = members.map(|member| (member.name.get_ref(), member.weight));
+                into(compiler, name, members, at.span())
             }
             config::NextHop::Machine(address) => {
                 let near =
@@ -176,7 +244,7 @@ fn user_defined(compiler: &mut Compiler<'_>, subnets: &Subnets<'_>, table: &mut 
                 let port = near
                     .filter_map(|network| subnets.port_of(network, *address))
                     .next();
-                match port {
+                Way::To(match port {
                     Some(Some(port)) => NextHop::Machine {
                         port,
                         address: *address,
@@ -184,19 +252,35 @@ fn user_defined(compiler: &mut Compiler<'_>, subnets: &Subnets<'_>, table: &mut 
                     // The port's device is missing, which has been said.
                     Some(None) => NextHop::Unreachable,
                     None => {
-                        unreachable_machine(compiler, name, &stated.next_hop, *address);
+                        unreachable_machine(compiler, name, at, *address);
                         NextHop::Unreachable
                     }
-                }
+                })
             }
         };
-        let route = Route {
+        let route = Offer {
             origin: RouteOrigin::User,
             metric: 0,
-            next_hop,
+            way,
         };
         offer(table, network, *stated.prefix.get_ref(), route);
     }
+}
+
+/// The way into tunnels of a network; those that found no room, which has been said, are left out.
+fn into<'n>(
+    compiler: &Compiler<'_>,
+    network: &Name,
+    tunnels: impl Iterator<Item = (&'n Name, Weight)>,
+    at: Range<usize>,
+) -> Way {
+    let members: Members = tunnels
+        .filter_map(|(tunnel, weight)| Some((compiler.ids.tunnel(network, tunnel)?, weight)))
+        .collect();
+    if members.is_empty() {
+        return Way::To(NextHop::Unreachable);
+    }
+    Way::Through(members, at)
 }
 
 fn unreachable_machine<T>(
@@ -214,21 +298,35 @@ fn unreachable_machine<T>(
     ));
 }
 
-/// Keeps `route` if the prefix has none yet or a worse one.
-fn offer(table: &mut Table, network: NetworkId, prefix: IpNet, route: Route) {
-    let best = table.entry((network, prefix)).or_insert(route);
-    if preference(&route) < preference(best) {
-        *best = route;
+/// Keeps `new` if the prefix has no route yet or a worse one; tunnels of equal routes are put together.
+fn offer(table: &mut Table, network: NetworkId, prefix: IpNet, new: Offer) {
+    match table.entry((network, prefix)) {
+        Entry::Vacant(place) => {
+            place.insert(new);
+        }
+        Entry::Occupied(mut best) => match preference(&new).cmp(&preference(best.get())) {
+            Ordering::Less => {
+                best.insert(new);
+            }
+            Ordering::Equal => {
+                if let (Way::Through(best, _), Way::Through(new, _)) =
+                    (&mut best.get_mut().way, new.way)
+                {
+                    best.extend(new);
+                }
+            }
+            Ordering::Greater => {}
+        },
     }
 }
 
 /// Less is better.
-fn preference(route: &Route) -> (u8, u32) {
-    let rank = match route.origin {
+fn preference(offer: &Offer) -> (u8, u32) {
+    let rank = match offer.origin {
         RouteOrigin::User => 0,
         RouteOrigin::Connected => 1,
         RouteOrigin::Peering => 2,
         RouteOrigin::Static => 3,
     };
-    (rank, route.metric)
+    (rank, offer.metric)
 }

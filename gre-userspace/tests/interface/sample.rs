@@ -6,8 +6,8 @@ use gre_userspace::config::Config;
 use gre_userspace::failure::Failure;
 use gre_userspace::report::{
     Action, Adjacency, AttachMode, Change, Device, Direction, DropCounter, DropsByReason, MapFill,
-    Neighbour, Network, NextHop, Origin, OwnerKind, Peering, PeeringState, Port, Resolution, Role,
-    Route, Snapshot, State, Traffic, Tunnel,
+    Member, Neighbour, Network, NextHop, Origin, OwnerKind, Peering, PeeringState, Port,
+    Resolution, Role, Route, Snapshot, State, Traffic, Tunnel,
 };
 use gre_userspace::request::{Document, Request, Requests};
 use tokio::sync::mpsc;
@@ -264,6 +264,25 @@ pub(crate) fn routes() -> Vec<Route> {
             "10.11.0.0/16",
             NextHop::Peering { network },
             Origin::Peering,
+            0,
+        ),
+        route(
+            "10.12.0.0/16",
+            NextHop::Group {
+                members: vec![
+                    Member {
+                        tunnel: "hub-branch".to_owned(),
+                        weight: 3,
+                        state: State::Up,
+                    },
+                    Member {
+                        tunnel: "hub-depot".to_owned(),
+                        weight: 1,
+                        state: State::Down,
+                    },
+                ],
+            },
+            Origin::Static,
             0,
         ),
         route("192.0.2.0/24", NextHop::Blackhole, Origin::User, 0),

@@ -14,7 +14,7 @@ use crate::config::names::Name;
 /// What each name of the file means.
 pub(super) struct Names<'d> {
     pub(super) networks: HashMap<&'d str, &'d NetworkDraft>,
-    pub(super) tunnels: HashMap<&'d str, &'d TunnelDraft>,
+    tunnels: HashMap<&'d str, &'d TunnelDraft>,
     tenants: HashMap<&'d str, ()>,
     /// Kinds of which a section's own name could not be read: a reference to one may mean that section.
     nameless: Nameless,
@@ -63,12 +63,20 @@ impl<'d> Names<'d> {
         }
         for route in &drafts.routes {
             self.network(&route.label, &route.network, report);
-            if let Some(next_hop) = &route.next_hop
-                && let NextHop::Tunnel(name) = next_hop.get_ref()
-                && !self.nameless.tunnels
-            {
-                let name = Spanned::new(next_hop.span(), name.clone());
-                resolve("tunnel", &route.label, &name, &self.tunnels, report);
+            let Some(next_hop) = &route.next_hop else {
+                continue;
+            };
+            match next_hop.get_ref() {
+                NextHop::Tunnel(name) => {
+                    let name = Spanned::new(next_hop.span(), name.clone());
+                    self.tunnel(&route.label, &name, report);
+                }
+                NextHop::Tunnels(members) => {
+                    for member in members {
+                        self.tunnel(&route.label, &member.name, report);
+                    }
+                }
+                NextHop::Machine(_) | NextHop::Blackhole => {}
             }
         }
     }
@@ -86,11 +94,23 @@ impl<'d> Names<'d> {
         network.is_some_and(|network| network.address_space.is_some())
     }
 
+    /// The network of a tunnel; `None` if it or the tunnel is unknown.
+    pub(super) fn network_of(&self, tunnel: &Name) -> Option<&'d Name> {
+        let tunnel = self.tunnels.get(tunnel.as_str())?;
+        tunnel.network.as_ref().map(Spanned::get_ref)
+    }
+
     fn tenant(&self, label: &str, reference: &Field<Name>, report: &mut Report<'_>) {
         if let Some(name) = reference
             && !self.nameless.tenants
         {
             resolve("tenant", label, name, &self.tenants, report);
+        }
+    }
+
+    fn tunnel(&self, label: &str, name: &Spanned<Name>, report: &mut Report<'_>) {
+        if !self.nameless.tunnels {
+            resolve("tunnel", label, name, &self.tunnels, report);
         }
     }
 

@@ -1,18 +1,21 @@
-//! Routes: one for each prefix, origin and metric of a network, and next hops that the network can reach.
+//! Routes: stated once each, into groups that have room for them, and to next hops that the network can reach.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use gre_common::limits::GROUP_MEMBERS;
 use ipnet::IpNet;
 use toml::Spanned;
 
 use super::Report;
 use super::names::Names;
 use crate::config::draft::{Drafts, RouteDraft};
-use crate::config::model::NextHop;
+use crate::config::model::{NextHop, WeightedTunnel};
+use crate::config::names::Name;
 
 pub(super) fn check(drafts: &Drafts, names: &Names<'_>, report: &mut Report<'_>) {
     tunnel_routes_are_distinct(drafts, report);
+    groups_have_room(drafts, report);
     user_routes_are_distinct(drafts, report);
     let peers = peers(drafts);
     let own_addresses = own_addresses(drafts);
@@ -28,39 +31,27 @@ pub(super) fn check(drafts: &Drafts, names: &Names<'_>, report: &mut Report<'_>)
                 machine_is_not_the_gateway(route, network, &at, &own_addresses, report);
             }
             NextHop::Tunnel(tunnel) => {
-                let owner = names
-                    .tunnels
-                    .get(tunnel.as_str())
-                    .and_then(|t| t.network.as_ref());
-                if let Some(owner) = owner
-                    && owner.get_ref().as_str() != network
-                {
-                    report.wrong(
-                        next_hop,
-                        format!(
-                            "{}: tunnel `{tunnel}` belongs to network `{}`",
-                            route.label,
-                            owner.get_ref()
-                        ),
-                        format!("name a tunnel of network `{network}`"),
-                    );
+                let at = Spanned::new(next_hop.span(), tunnel.clone());
+                tunnel_is_of_the_network(route, network, &at, names, report);
+            }
+            NextHop::Tunnels(members) => {
+                for member in members {
+                    tunnel_is_of_the_network(route, network, &member.name, names, report);
                 }
+                members_are_distinct(route, members, report);
             }
             NextHop::Blackhole => {}
         }
     }
 }
 
+/// A tunnel states a route once. (Several tunnels that state it share the traffic.)
 fn tunnel_routes_are_distinct(drafts: &Drafts, report: &mut Report<'_>) {
-    let mut known: HashMap<_, (&str, &Spanned<IpNet>)> = HashMap::new();
     for tunnel in &drafts.tunnels {
-        let Some(network) = &tunnel.network else {
-            continue;
-        };
+        let mut known: HashMap<_, &Spanned<IpNet>> = HashMap::new();
         for route in tunnel.routes.iter().flatten() {
-            let key = (network.get_ref(), route.prefix.get_ref(), route.metric);
-            let here = (tunnel.label.as_str(), &route.prefix);
-            let Some((other, first)) = known.insert(key, here) else {
+            let key = (route.prefix.get_ref(), route.metric);
+            let Some(first) = known.insert(key, &route.prefix) else {
                 continue;
             };
             report.conflict(
@@ -68,14 +59,92 @@ fn tunnel_routes_are_distinct(drafts: &Drafts, report: &mut Report<'_>) {
                 first,
                 "first stated",
                 format!(
-                    "{}: route {} with metric {} is stated by {other} already",
+                    "{}: route {} with metric {} is stated twice",
                     tunnel.label,
                     route.prefix.get_ref(),
                     route.metric
                 ),
-                "remove one, or prefer one by metric: { prefix = \"…\", metric = 20 }",
+                "keep one of the two; `weight` gives the tunnel a greater share",
             );
         }
+    }
+}
+
+fn groups_have_room(drafts: &Drafts, report: &mut Report<'_>) {
+    let mut members: HashMap<_, usize> = HashMap::new();
+    for tunnel in &drafts.tunnels {
+        let Some(network) = &tunnel.network else {
+            continue;
+        };
+        for route in tunnel.routes.iter().flatten() {
+            let key = (network.get_ref(), route.prefix.get_ref(), route.metric);
+            let count = members.entry(key).or_default();
+            *count += 1;
+            if *count == GROUP_MEMBERS + 1 {
+                report.wrong(
+                    &route.prefix,
+                    format!(
+                        "{}: route {} with metric {} is stated by more than {GROUP_MEMBERS} tunnels",
+                        tunnel.label,
+                        route.prefix.get_ref(),
+                        route.metric
+                    ),
+                    "remove it from some of them, or give these another metric",
+                );
+            }
+        }
+    }
+}
+
+fn tunnel_is_of_the_network(
+    route: &RouteDraft,
+    network: &str,
+    tunnel: &Spanned<Name>,
+    names: &Names<'_>,
+    report: &mut Report<'_>,
+) {
+    if let Some(owner) = names.network_of(tunnel.get_ref())
+        && owner.as_str() != network
+    {
+        report.wrong(
+            tunnel,
+            format!(
+                "{}: tunnel `{}` belongs to network `{owner}`",
+                route.label,
+                tunnel.get_ref()
+            ),
+            format!("name a tunnel of network `{network}`"),
+        );
+    }
+}
+
+fn members_are_distinct(route: &RouteDraft, members: &[WeightedTunnel], report: &mut Report<'_>) {
+    let mut known: HashMap<&Name, &Spanned<Name>> = HashMap::new();
+    for member in members {
+        if let Some(first) = known.insert(member.name.get_ref(), &member.name) {
+            report.conflict(
+                &member.name,
+                first,
+                "first named",
+                format!(
+                    "{}: tunnel `{}` is named twice",
+                    route.label,
+                    member.name.get_ref()
+                ),
+                "name it once; `weight` gives it a greater share",
+            );
+        }
+    }
+    if let Some(first_too_many) = members.get(GROUP_MEMBERS) {
+        report.wrong(
+            &first_too_many.name,
+            format!(
+                "{}: {} tunnels are named, {GROUP_MEMBERS} have room",
+                route.label,
+                members.len()
+            ),
+            "name fewer tunnels",
+        );
     }
 }
 
