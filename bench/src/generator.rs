@@ -3,20 +3,18 @@
 //! Run with `BPF_PROG_TEST_RUN`, on live frames or to time a single program. Per frame it reads 16 bytes, so that it leaves the caches to what is
 //! under test.
 
-use std::io;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::{MapData, PerCpuArray, PerCpuValues, ProgramArray};
-use aya::programs::{ProgramError, ProgramFd, TestRun, TestRunAttrs, TestRunOptions};
-use aya::sys::SyscallError;
+use aya::programs::{ProgramFd, TestRun, TestRunAttrs, TestRunOptions};
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use gre_bench_ebpf::{Progress, SECTION};
 
 use crate::bed::Device;
 use crate::head::Frames;
-use crate::programs::{OBJECT, Plain, array, fill, program, take};
+use crate::programs::{OBJECT, Plain, array, fill, program, take, uninterrupted};
 
 /// Frames that the kernel makes at once: the budget of one NAPI poll, so that no queue on the way overflows.
 const BATCH: u32 = 64;
@@ -97,21 +95,17 @@ impl Generator {
         first_number: u64,
     ) -> Result<(f64, u32)> {
         let context = self.context(device);
-        let verdict = loop {
+        let verdict = uninterrupted(|| {
             self.start_over(first_number)?;
             let mut options = TestRunOptions::new();
             options.data_in = Some(&self.frame);
             options.ctx_in = Some(&context);
             options.repeat = repeat;
-            match program(&mut self.ebpf, "trial")?.test_run(options) {
-                // A signal, which a process that is stopped and continued gets too.
-                Err(ProgramError::SyscallError(SyscallError { io_error, .. }))
-                    if io_error.kind() == io::ErrorKind::Interrupted => {}
-                result => break result.map(|result| result.return_value),
-            }
-        };
-        let verdict =
-            verdict.with_context(|| format!("cannot run a program for {}", device.name))?;
+            let result = program(&mut self.ebpf, "trial")?
+                .test_run(options)
+                .with_context(|| format!("cannot run a program for {}", device.name))?;
+            Ok(result.return_value)
+        })?;
         let quickest = self.progress()?.quickest;
         ensure!(quickest > 0, "{repeat} frames are too few");
         Ok((quickest as f64 / SECTION as f64, verdict))

@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use crate::cpu;
 use crate::machine::Machine;
-use crate::programs::{Plain, array, fill, program, take};
+use crate::programs::{Plain, array, fill, program, take, uninterrupted};
 use crate::statistics::{quartile, round};
 use crate::tables::{Shape, destinations};
 
@@ -176,24 +176,26 @@ impl Table {
 
     /// The nanoseconds of so many look-ups, from the first address on.
     fn run(&mut self, name: &str, suffix: &str, look_ups: u32) -> Result<f64> {
-        let start = LookUps {
+        let name = format!("{name}_{}{suffix}", self.family);
+        let first = LookUps {
             root: self.root,
             ..LookUps::default()
         };
-        self.look_ups
-            .set(0, Plain(start), 0)
-            .context("cannot write map LOOK_UPS")?;
-        let name = format!("{name}_{}{suffix}", self.family);
-        let program = program(&mut self.ebpf, &name)?;
         let frame = [0; 64];
-        let mut options = TestRunOptions::new();
-        options.data_in = Some(&frame);
-        options.repeat = look_ups / BATCH;
-        let start = cpu_time()?;
-        program
-            .test_run(options)
-            .with_context(|| format!("cannot run BPF program {name}"))?;
-        Ok((cpu_time()? - start).as_nanos() as f64)
+        uninterrupted(|| {
+            self.look_ups
+                .set(0, Plain(first), 0)
+                .context("cannot write map LOOK_UPS")?;
+            let mut options = TestRunOptions::new();
+            options.data_in = Some(&frame);
+            options.repeat = look_ups / BATCH;
+            let program = program(&mut self.ebpf, &name)?;
+            let start = cpu_time()?;
+            program
+                .test_run(options)
+                .with_context(|| format!("cannot run BPF program {name}"))?;
+            Ok((cpu_time()? - start).as_nanos() as f64)
+        })
     }
 }
 
@@ -253,13 +255,13 @@ impl fmt::Display for LookUpReport {
         )?;
         writeln!(
             f,
-            "{:<10}{:>9}{:>8}{:>8}{:>8}{:>14}{:>9}{:>8}{:>9}{:>9}",
+            "{:<10}{:>9}{:>8}{:>8}{:>8}{:>18}{:>9}{:>8}{:>9}{:>9}",
             "table",
             "routes",
             "gregw",
             "trie",
             "ratio",
-            "in turn: gregw",
+            "  in turn: gregw",
             "trie",
             "ratio",
             "B/route",
@@ -268,7 +270,7 @@ impl fmt::Display for LookUpReport {
         for table in &self.fib {
             writeln!(
                 f,
-                "{:<10}{:>9}{:>8.1}{:>8.1}{:>8.1}{:>14.1}{:>9.1}{:>8.1}{:>9.1}{:>9.3}",
+                "{:<10}{:>9}{:>8.1}{:>8.1}{:>8.1}{:>18.1}{:>9.1}{:>8.1}{:>9.1}{:>9.3}",
                 table.table.name(),
                 table.routes,
                 table.fib_ns,

@@ -2,12 +2,14 @@
 //!
 //! Only one case runs at a time; [`Programs::expect`] tells the sink which.
 
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd};
 
 use anyhow::{Context, Result, bail};
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, xdp::DevMap};
 use aya::programs::xdp::XdpMode;
-use aya::programs::{ProgramFd, Xdp};
+use aya::programs::{ProgramError, ProgramFd, Xdp};
+use aya::sys::SyscallError;
 use aya::{Ebpf, Pod, include_bytes_aligned};
 use gre_bench_ebpf::{Counts, Expectation, LookUps, Progress, Template};
 use memmap2::MmapOptions;
@@ -134,6 +136,22 @@ pub(crate) fn program<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut Xdp>
         .with_context(|| format!("the object has no program {name}"))?
         .try_into()
         .with_context(|| format!("program {name} is not for XDP"))
+}
+
+/// Runs a program again if a signal interrupted it, which a process that is stopped and continued gets too.
+pub(crate) fn uninterrupted<T>(mut run: impl FnMut() -> Result<T>) -> Result<T> {
+    loop {
+        let result = run();
+        let is_interrupted = |error: &anyhow::Error| match error.downcast_ref() {
+            Some(ProgramError::SyscallError(SyscallError { io_error, .. })) => {
+                io_error.kind() == ErrorKind::Interrupted
+            }
+            _ => false,
+        };
+        if !result.as_ref().is_err_and(is_interrupted) {
+            return result;
+        }
+    }
 }
 
 /// An array of a loaded object.
