@@ -133,12 +133,12 @@ impl Gateway {
         let plane = self.plane.borrow();
         let mut totals = Totals::default();
         for tunnel in self.scale.tunnels() {
-            let stats = plane.maps.stats(Owner::Tunnel(TunnelId(tunnel)))?;
+            let stats = plane.maps.stats(Owner::Tunnel(tunnel_id(tunnel)))?;
             totals.from_tunnels += stats.receive_packets;
             totals.to_tunnels += stats.transmit_packets;
         }
         for port in self.scale.ports() {
-            let stats = plane.maps.stats(Owner::Port(PortId(port)))?;
+            let stats = plane.maps.stats(Owner::Port(port_id(port)))?;
             totals.from_ports += stats.receive_packets;
             totals.to_ports += stats.transmit_packets;
         }
@@ -162,10 +162,10 @@ impl Gateway {
     }
 
     fn fill(&mut self, bed: &Bed) -> Result<()> {
-        self.fill_devices(bed)?;
         for port in self.scale.ports() {
             self.fill_port(bed.left.near, bed.left.far, port)?;
         }
+        self.fill_devices(bed)?;
         for tunnel in self.scale.tunnels() {
             self.fill_tunnel(bed.right.far, bed.right.near, tunnel)?;
         }
@@ -174,7 +174,7 @@ impl Gateway {
             routes.entry(port).or_default().extend(own_routes(port));
         }
         for route in self.scale.routes() {
-            let next_hop = NextHop::new(Target::Tunnel(TunnelId(route.tunnel)));
+            let next_hop = NextHop::new(Target::Tunnel(tunnel_id(route.tunnel)));
             let change = Change::Set(route.prefix.into(), next_hop);
             routes.entry(route.network).or_default().push(change);
         }
@@ -190,7 +190,7 @@ impl Gateway {
             mac: MacAddress(bed.left.near.mac),
             xdp_mode: XdpMode::Native,
             underlay: false,
-            untagged_port: (!tagged).then_some(PortId(0)),
+            untagged_port: (!tagged).then_some(port_id(0)),
             tagged_ports: tagged,
         };
         let underlay = plan::Interface {
@@ -202,7 +202,8 @@ impl Gateway {
         };
         let maps = &mut self.plane.get_mut().maps;
         for (device, interface) in [(bed.left.near, machines), (bed.right.near, underlay)] {
-            maps.set_interface(IfIndex(device.index), interface.entry())?;
+            let untagged = interface.untagged_port;
+            maps.set_interface(IfIndex(device.index), interface.entry(), untagged);
             maps.set_redirect(IfIndex(device.index), true)?;
         }
         maps.set_endpoint(local(self.kind).into(), true)?;
@@ -222,7 +223,7 @@ impl Gateway {
             address: Vec::new(),
         };
         let machine = NeighbourEntry {
-            port: PortId(number),
+            port: port_id(number),
             mac: MacAddress(far.mac),
             resolved: 1,
             family: 4,
@@ -231,9 +232,9 @@ impl Gateway {
         };
         let maps = &mut self.plane.get_mut().maps;
         maps.set_neighbour(NeighbourId(number), machine);
-        maps.set_port(PortId(number), port.entry())?;
+        maps.set_port(port_id(number), port.entry());
         if let Some(vlan) = vlan {
-            maps.set_tagged_port(IfIndex(near.index), vlan, Some(PortId(number)))?;
+            maps.set_tagged_port(IfIndex(near.index), vlan, Some(port_id(number)))?;
         }
         Ok(())
     }
@@ -265,15 +266,15 @@ impl Gateway {
             device: IfIndex(near.index),
             destination: MacAddress(far.mac),
             source: MacAddress(near.mac),
-            resolved: 1,
             mtu: MTU,
+            reserved: 0,
         };
         let maps = &mut self.plane.get_mut().maps;
         let next_hop = AdjacencyId(Scale::remote(number));
-        maps.set_adjacency(next_hop, adjacency)?;
-        maps.set_tunnel(TunnelId(number), tunnel.entry(next_hop))?;
+        maps.set_adjacency(next_hop, adjacency);
+        maps.set_tunnel(tunnel_id(number), tunnel.entry(next_hop));
         let key = demux.key().context("a tunnel between two families")?;
-        maps.set_demux(key, Some(TunnelId(number)))?;
+        maps.set_demux(key, Some(tunnel_id(number)))?;
         Ok(())
     }
 }
@@ -283,16 +284,29 @@ fn own_routes(port: u32) -> [Change; 3] {
     let subnet = Ipv4Net::new_assert(MACHINE, SUBNET_LENGTH).trunc();
     let host = |address: Ipv4Addr| Ipv4Net::from(address).into();
     [
-        Change::Set(subnet.into(), NextHop::new(Target::Connected(PortId(port)))),
+        Change::Set(
+            subnet.into(),
+            NextHop::new(Target::Connected(port_id(port))),
+        ),
         Change::Set(
             host(GATEWAY_ADDRESS),
-            NextHop::new(Target::Local(PortId(port))),
+            NextHop::new(Target::Local(port_id(port))),
         ),
         Change::Set(
             host(MACHINE),
             NextHop::new(Target::Neighbour(NeighbourId(port))),
         ),
     ]
+}
+
+/// Object 0 is nobody's.
+const fn port_id(number: u32) -> PortId {
+    PortId(number + 1)
+}
+
+/// Object 0 is nobody's.
+const fn tunnel_id(number: u32) -> TunnelId {
+    TunnelId(number + 1)
 }
 
 fn name(kind: &str, number: u32) -> Result<Name> {

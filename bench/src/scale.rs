@@ -60,9 +60,9 @@ impl Scale {
     /// Checks that every network has a tunnel and a route, and that all of it finds room.
     pub(crate) fn new(tunnels: u32, networks: u32, routes: u32) -> Result<Self> {
         ensure!(
-            (1..=limits::TUNNELS).contains(&(tunnels as usize)),
+            (1..limits::TUNNELS).contains(&(tunnels as usize)),
             "the number of tunnels must be from 1 to {}",
-            limits::TUNNELS
+            limits::TUNNELS - 1
         );
         ensure!(
             (1..=limits::NETWORKS).contains(&(networks as usize)),

@@ -49,9 +49,11 @@ impl Sum {
     /// The sum as 16 bits, in host order.
     #[inline(always)]
     pub const fn fold(self) -> u16 {
-        // Added to itself with its halves exchanged, a number holds their sum and its carry in the upper half.
-        let sum = (self.0.wrapping_add(self.0.rotate_right(32)) >> 32) as u32;
-        (sum.wrapping_add(sum.rotate_right(16)) >> 16) as u16
+        // The compiler leaves steps out for sums that it knows to be small.
+        let sum = (self.0 & 0xffff_ffff) + (self.0 >> 32);
+        let sum = (sum & 0xffff) + (sum >> 16);
+        let sum = (sum & 0xffff) + (sum >> 16);
+        (sum + (sum >> 16)) as u16
     }
 
     /// The checksum field, as it lies in the packet.
@@ -74,6 +76,14 @@ pub const fn update(checksum: [u8; 2], old: [u8; 2], new: [u8; 2]) -> [u8; 2] {
         + !u16::from_ne_bytes(old) as u64
         + u16::from_ne_bytes(new) as u64;
     Sum(sum).checksum()
+}
+
+/// The checksum field after one 16-bit word has been decreased by `less`, without underflow (RFC 1141, with the correction
+/// of RFC 1624 §4: the result is never the other zero).
+#[inline(always)]
+pub const fn decrease(checksum: [u8; 2], less: [u8; 2]) -> [u8; 2] {
+    let sum = u16::from_ne_bytes(checksum) as u32 + u16::from_ne_bytes(less) as u32;
+    ((sum + ((sum + 1) >> 16)) as u16).to_ne_bytes()
 }
 
 #[cfg(test)]
@@ -102,6 +112,14 @@ mod tests {
             let (left, right) = bytes.split_at((at * 2).min(bytes.len() & !1));
             let joined = Sum::default().add_bytes(left).join(Sum::default().add_bytes(right));
             prop_assert_eq!(joined.checksum(), Sum::default().add_bytes(&bytes).checksum());
+        }
+
+        #[test]
+        fn a_decrease_equals_an_update(checksum: [u8; 2], old: [u8; 2]) {
+            let [ttl, protocol] = old;
+            if let Some(less) = ttl.checked_sub(1) {
+                prop_assert_eq!(decrease(checksum, [1, 0]), update(checksum, old, [less, protocol]));
+            }
         }
 
         #[test]

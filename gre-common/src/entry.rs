@@ -5,9 +5,13 @@
 
 use crate::checksum::Sum;
 use crate::id::{
-    Address, AdjacencyId, IfIndex, IpProto, MacAddress, NetworkId, PortId, TunnelId, VlanId,
+    Address, AdjacencyId, EtherType, Family, IfIndex, IpProto, MacAddress, NetworkId, PortId,
+    TunnelId, VlanId,
 };
+use crate::key::DemuxKey;
 use crate::limits::{GROUP_BUCKETS, GROUP_MEMBERS};
+use crate::wire::gre::GreHeader;
+use crate::wire::ip::{IPV4_LENGTH, IPV4_WITHOUT_OPTIONS, IPV6_LENGTH};
 
 /// Declares a set of flag bits held in a `u16`.
 macro_rules! flags {
@@ -24,6 +28,12 @@ macro_rules! flags {
             #[inline(always)]
             pub const fn contains(self, other: Self) -> bool {
                 self.0 & other.0 == other.0
+            }
+
+            /// Whether any bit of `other` is set.
+            #[inline(always)]
+            pub const fn intersects(self, other: Self) -> bool {
+                self.0 & other.0 != 0
             }
 
             /// Both sets together.
@@ -44,14 +54,12 @@ flags! {
     InterfaceFlags {
         /// Untagged frames may carry GRE for the gateway.
         UNDERLAY = 1;
-        /// Untagged frames belong to the port [`InterfaceEntry::port`].
-        PORT = 2;
         /// Some VLANs of the device are ports.
-        TAGGED_PORTS = 4;
+        TAGGED_PORTS = 2;
     }
 }
 
-/// Value of `INTERFACES`, by interface index: what to do with frames of a device.
+/// What to do with frames of a device, by interface index.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct InterfaceEntry {
@@ -59,11 +67,23 @@ pub struct InterfaceEntry {
     pub mac: MacAddress,
     /// Roles of the device; 0: not the gateway's.
     pub flags: InterfaceFlags,
-    /// The untagged port, if [`InterfaceFlags::PORT`] is set.
-    pub port: PortId,
+    /// The port of untagged frames.
+    pub untagged: AttachedPort,
+    /// Which table has its tagged ports, if [`InterfaceFlags::TAGGED_PORTS`] is set.
+    pub vlans: u32,
 }
 
-/// Value of `PORTS`, by port id: where machines of a network attach.
+/// What ingress needs to know of a port; zero: no port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AttachedPort {
+    /// The port.
+    pub id: PortId,
+    /// Its network.
+    pub network: NetworkId,
+}
+
+/// Where machines of a network attach, by port id.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PortEntry {
@@ -75,34 +95,36 @@ pub struct PortEntry {
     pub mac: MacAddress,
     /// Tag of frames sent to machines; 0: untagged.
     pub vlan: VlanId,
-    /// Greatest IP packet that the device carries, in bytes.
+    /// Greatest IP packet that the device carries, in bytes; 0: the entry is not in use.
     pub mtu: u16,
-    /// 1 while the entry is in use.
-    pub in_use: u16,
+    /// Zero.
+    pub reserved: u16,
 }
 
 flags! {
-    /// Options of a tunnel.
+    /// Options of a tunnel. The upper byte is the first one of the GRE header to send.
     TunnelFlags {
+        /// Send and require the checksum (RFC 2784 C bit).
+        CHECKSUM = (GreHeader::CHECKSUM as u16) << 8;
+        /// Send a key (RFC 2890 K bit).
+        KEY = (GreHeader::KEY as u16) << 8;
+        /// Send and require sequence numbers (RFC 2890 S bit).
+        SEQUENCE = (GreHeader::SEQUENCE as u16) << 8;
         /// The entry is in use.
         IN_USE = 1;
-        /// Send a key (RFC 2890 K bit).
-        KEY = 2;
-        /// Send and require the checksum (RFC 2784 C bit).
-        CHECKSUM = 4;
-        /// Send and require sequence numbers (RFC 2890 S bit).
-        SEQUENCE = 8;
+        /// Packets from the remote carry a key.
+        RECEIVE_KEY = 2;
         /// The underlay is IPv6.
-        OUTER_V6 = 16;
+        OUTER_V6 = 4;
         /// Outer TTL or hop limit is that of the inner packet.
-        INHERIT_TTL = 32;
+        INHERIT_TTL = 8;
         /// Outer DSCP is that of the inner packet.
-        INHERIT_TOS = 64;
+        INHERIT_TOS = 16;
     }
 }
 
-/// Value of `TUNNELS`, by tunnel id: one cache line with all that encapsulation needs.
-#[repr(C)]
+/// A tunnel, by tunnel id: one cache line with all that tells its packets and that encapsulation needs.
+#[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TunnelEntry {
     /// The network of the tunnel.
@@ -125,13 +147,15 @@ pub struct TunnelEntry {
     pub remote: [u8; 16],
     /// Key to send, if [`TunnelFlags::KEY`] is set.
     pub transmit_key: u32,
+    /// Key to expect, if [`TunnelFlags::RECEIVE_KEY`] is set; else 0.
+    pub receive_key: u32,
     /// One's complement sum, as read on this host, of the parts of an outer IPv4 header that never change.
-    pub header_sum: u32,
+    pub header_sum: u16,
     /// Zero.
-    pub reserved_tail: [u32; 2],
+    pub reserved_tail: [u16; 3],
 }
 
-/// Value of `GROUPS`, by group id: tunnels that share the flows of a route.
+/// Tunnels that share the flows of a route, by group id.
 ///
 /// A flow belongs to one bucket, a bucket to one member, and members have as many buckets as their weights give them.
 /// While a member is not alive, its flows, and no others, take other members: see [`crate::pipeline::group`].
@@ -148,7 +172,7 @@ pub struct GroupEntry {
     pub buckets: [u8; GROUP_BUCKETS],
 }
 
-/// Value of `NETWORKS`, by network id: the roots of its routing tables.
+/// The roots of a network's routing tables, by network id.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NetworkEntry {
@@ -158,7 +182,7 @@ pub struct NetworkEntry {
     pub root_v6: u32,
 }
 
-/// Value of `NEIGHBOURS`, by neighbour id: a machine on a port.
+/// A machine on a port, by neighbour id.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NeighbourEntry {
@@ -176,7 +200,7 @@ pub struct NeighbourEntry {
     pub used: u32,
 }
 
-/// Value of `ADJACENCIES`, by adjacency id: the layer-2 rewrite towards an underlay next hop.
+/// The layer-2 rewrite towards an underlay next hop, by adjacency id.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AdjacencyEntry {
@@ -186,14 +210,15 @@ pub struct AdjacencyEntry {
     pub destination: MacAddress,
     /// Address of the device.
     pub source: MacAddress,
-    /// 1 once the destination is known; else packets are dropped.
-    pub resolved: u16,
-    /// Greatest IP packet that the device carries, in bytes.
+    /// Greatest IP packet that the device carries, in bytes; 0 as long as the destination is not known.
     pub mtu: u16,
+    /// Zero.
+    pub reserved: u16,
 }
 
 const _: () = {
-    assert!(size_of::<InterfaceEntry>() == 12);
+    assert!(size_of::<InterfaceEntry>() == 20);
+    assert!(size_of::<AttachedPort>() == 8);
     assert!(size_of::<PortEntry>() == 20);
     assert!(size_of::<TunnelEntry>() == 64);
     assert!(size_of::<GroupEntry>() == 392);
@@ -203,38 +228,60 @@ const _: () = {
 };
 
 impl TunnelEntry {
-    /// First byte of the outer IPv4 header: version 4, five words.
-    pub const IPV4_VERSION_IHL: u8 = 0x45;
+    /// Whether the tunnel is in use and packets with this key are its own.
+    #[inline(always)]
+    pub fn takes(&self, key: &DemuxKey) -> bool {
+        const FORM: TunnelFlags = TunnelFlags::IN_USE
+            .union(TunnelFlags::RECEIVE_KEY)
+            .union(TunnelFlags::OUTER_V6);
+        let form = TunnelFlags::IN_USE
+            .with(TunnelFlags::RECEIVE_KEY, key.has_key != 0)
+            .with(
+                TunnelFlags::OUTER_V6,
+                matches!(key.local.family(), Family::V6),
+            );
+        let [remote, local] = [key.remote, key.local].map(Address::words);
+        let [own_remote, own_local] = [self.remote, self.local].map(|own| Address::v6(own).words());
+        // Word by word, because a comparison of arrays is a call and a loop. Behind an IPv4 address there are zeros.
+        self.flags.0 & FORM.0 == form.0
+            && self.receive_key == key.key
+            && own_remote[0] == remote[0]
+            && own_local[0] == local[0]
+            && own_remote[1] == remote[1]
+            && own_local[1] == local[1]
+    }
+
     /// Flags of the outer IPv4 header; the identification is 0, which RFC 6864 §4.1 allows with DF.
     pub const IPV4_DONT_FRAGMENT: [u8; 2] = [0x40, 0];
 
     /// The value of [`TunnelEntry::header_sum`] for a tunnel between these addresses.
-    pub const fn header_sum(local: [u8; 4], remote: [u8; 4]) -> u32 {
+    pub const fn header_sum(local: [u8; 4], remote: [u8; 4]) -> u16 {
         Sum(0)
-            .add([Self::IPV4_VERSION_IHL, 0])
+            .add([IPV4_WITHOUT_OPTIONS, 0])
             .add(Self::IPV4_DONT_FRAGMENT)
             .add([0, IpProto::GRE.0])
             .add_4(local)
             .add_4(remote)
-            .fold() as u32
+            .fold()
+    }
+}
+
+impl TunnelFlags {
+    /// The first byte of the GRE header to send.
+    #[inline(always)]
+    pub const fn gre(self) -> u8 {
+        (self.0 >> 8) as u8
     }
 
-    /// Bytes of the GRE header that the options ask for (RFC 2890 §2).
-    pub const fn gre_length(flags: TunnelFlags) -> u8 {
-        4 + 4
-            * (flags.contains(TunnelFlags::CHECKSUM) as u8
-                + flags.contains(TunnelFlags::KEY) as u8
-                + flags.contains(TunnelFlags::SEQUENCE) as u8)
-    }
-
-    /// Bytes of outer IP and GRE header that the options ask for.
-    pub const fn overhead(flags: TunnelFlags) -> u8 {
-        let ip = if flags.contains(TunnelFlags::OUTER_V6) {
-            40
+    /// Bytes of outer IP and GRE header to send (RFC 2890 §2).
+    #[inline(always)]
+    pub const fn overhead(self) -> usize {
+        let ip = if self.contains(Self::OUTER_V6) {
+            IPV6_LENGTH
         } else {
-            20
+            IPV4_LENGTH
         };
-        ip + Self::gre_length(flags)
+        ip + GreHeader::new(self.gre(), EtherType::IPV4).length()
     }
 }
 

@@ -13,6 +13,8 @@ pub unsafe trait Wire: Copy {}
 
 // SAFETY: arrays of bytes have alignment 1, no padding, and any content is valid.
 unsafe impl<const N: usize> Wire for [u8; N] {}
+// SAFETY: as above.
+unsafe impl<const N: usize, const M: usize> Wire for [[u8; N]; M] {}
 
 /// The frame ends before the header or payload does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

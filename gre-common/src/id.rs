@@ -25,23 +25,23 @@ newtype! {
     GreKey(u32)
 }
 newtype! {
-    /// Index of a tunnel in `TUNNELS`, `TUNNEL_STATS` and `SEQUENCES`.
+    /// A tunnel's place in its table, in `TUNNEL_STATS` and `SEQUENCES`.
     TunnelId(u32)
 }
 newtype! {
-    /// Index of a port in `PORTS` and `PORT_STATS`.
+    /// A port's place in its table and in `PORT_STATS`.
     PortId(u32)
 }
 newtype! {
-    /// Index of a network in `NETWORKS`.
+    /// A network's place in its table.
     NetworkId(u32)
 }
 newtype! {
-    /// Index of a machine's layer-2 address in `NEIGHBOURS`.
+    /// The place of a machine's layer-2 address in its table.
     NeighbourId(u32)
 }
 newtype! {
-    /// Index of an underlay next hop's layer-2 rewrite in `ADJACENCIES`.
+    /// The place of an underlay next hop's layer-2 rewrite in its table.
     AdjacencyId(u32)
 }
 newtype! {
@@ -202,6 +202,12 @@ impl Address {
     #[inline(always)]
     pub const fn to_v4(self) -> [u8; 4] {
         (u64::from_le(self.words[0]) as u32).to_le_bytes()
+    }
+
+    /// The 16 bytes of [`Address::to_bytes`] as two words, as they lie in memory.
+    #[inline(always)]
+    pub const fn words(self) -> [u64; 2] {
+        self.words
     }
 
     /// An IPv6 address as a number, in two halves.

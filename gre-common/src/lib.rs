@@ -6,6 +6,7 @@
 
 pub mod checksum;
 pub mod counters;
+pub mod demux;
 pub mod entry;
 pub mod event;
 pub mod fib;
@@ -13,6 +14,7 @@ pub mod frame;
 pub mod id;
 pub mod key;
 pub mod limits;
+pub mod memory;
 pub mod next_hop;
 pub mod pipeline;
 pub mod tables;

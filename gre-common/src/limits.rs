@@ -8,6 +8,10 @@ pub const INTERFACES: usize = 65_536;
 pub const DEVICES: usize = 4_096;
 /// Local outer addresses.
 pub const ENDPOINTS: usize = 4_096;
+/// Devices of which some VLANs are ports.
+pub const TAGGED_DEVICES: usize = 256;
+/// VLAN ids, from 0.
+pub const VLANS: usize = 4_096;
 /// Ports.
 pub const PORTS: usize = 16_384;
 /// Tunnels.
@@ -30,16 +34,25 @@ pub const ADJACENCIES: usize = 65_536;
 pub const DROPS: usize = 1 << 20;
 /// Bytes of the ring buffer of events.
 pub const EVENTS_BYTES: usize = 1 << 20;
-/// Bytes of the compiled routing tables of all networks; a power of two.
+/// Bytes of the compiled routing tables of all networks.
 pub const FIB_BYTES: usize = 64 << 20;
 
 /// Index of the program `gregw_resolve` in `PROGRAMS`.
 pub const RESOLVER: u32 = 0;
 /// The number in `VERSION`: it changes whenever a map's layout or meaning does.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
-const _: () = {
-    assert!(FIB_BYTES.is_power_of_two());
-    assert!(GROUP_MEMBERS == u32::BITS as usize);
-    assert!(GROUP_BUCKETS == 1 << u8::BITS);
-};
+// The program bounds an index by cutting it.
+const _: () = assert!(
+    INTERFACES.is_power_of_two()
+        && TAGGED_DEVICES.is_power_of_two()
+        && VLANS.is_power_of_two()
+        && PORTS.is_power_of_two()
+        && TUNNELS.is_power_of_two()
+        && GROUPS.is_power_of_two()
+        && NETWORKS.is_power_of_two()
+        && NEIGHBOURS.is_power_of_two()
+        && ADJACENCIES.is_power_of_two()
+        && FIB_BYTES.is_power_of_two()
+);
+const _: () = assert!(GROUP_MEMBERS == u32::BITS as usize && GROUP_BUCKETS == 1 << u8::BITS);

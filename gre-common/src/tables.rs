@@ -1,15 +1,19 @@
 //! Everything the pipeline asks of the world besides packet memory.
 //!
 //! In the kernel these are BPF maps, on the host plain collections. Look-ups return copies or references of entries that
-//! the daemon may replace at any time; what a packet needs of an entry it therefore reads once.
+//! the daemon may replace at any time; what a packet needs of an entry it therefore reads once. An id that names nothing
+//! leads to a zeroed entry.
 
 use crate::counters::{Direction, Owner};
-use crate::entry::{AdjacencyEntry, InterfaceEntry, NeighbourEntry, PortEntry, TunnelEntry};
+use crate::entry::{
+    AdjacencyEntry, AttachedPort, InterfaceEntry, NeighbourEntry, PortEntry, TunnelEntry,
+};
 use crate::event::Event;
 use crate::id::{
     Address, AdjacencyId, GroupId, IfIndex, MacAddress, NeighbourId, NetworkId, PortId, TunnelId,
+    VlanId,
 };
-use crate::key::{DemuxKeyV4, DemuxKeyV6, EndpointKey, MachineKey, VlanKey};
+use crate::key::{DemuxKey, EndpointKey, MachineKey};
 use crate::next_hop::NextHop;
 use crate::verdict::DropReason;
 
@@ -20,24 +24,22 @@ pub trait Tables {
 
     /// What a device is to the gateway; `None`: nothing.
     fn interface(&self, device: IfIndex) -> Option<&InterfaceEntry>;
-    /// The port behind a tag of a device.
-    fn tagged_port(&self, key: &VlanKey) -> Option<PortId>;
+    /// The port behind a tag, by [`InterfaceEntry::vlans`].
+    fn tagged_port(&self, vlans: u32, vlan: VlanId) -> AttachedPort;
     /// A port.
-    fn port(&self, id: PortId) -> Option<&PortEntry>;
-    /// The tunnel of an IPv4 packet.
-    fn demux_v4(&self, key: &DemuxKeyV4) -> Option<TunnelId>;
-    /// The tunnel of an IPv6 packet.
-    fn demux_v6(&self, key: &DemuxKeyV6) -> Option<TunnelId>;
+    fn port(&self, id: PortId) -> &PortEntry;
+    /// The tunnel of a GRE packet, which is in use and takes it.
+    fn demux(&self, key: &DemuxKey) -> Option<TunnelId>;
     /// Whether an outer destination is one of the gateway's GRE addresses.
     fn is_endpoint(&self, key: &EndpointKey) -> bool;
     /// A tunnel.
-    fn tunnel(&self, id: TunnelId) -> Option<&TunnelEntry>;
+    fn tunnel(&self, id: TunnelId) -> &TunnelEntry;
     /// The longest matching route of a network; [`NextHop::NONE`] if there is none.
     fn route(&self, network: NetworkId, destination: &Address) -> NextHop;
     /// The tunnel of a group that a flow takes, as [`crate::pipeline::group::choose`] tells; tunnel 0 if there is none.
     fn member(&self, group: GroupId, flow: u64) -> TunnelId;
     /// A machine.
-    fn neighbour(&self, id: NeighbourId) -> Option<&NeighbourEntry>;
+    fn neighbour(&self, id: NeighbourId) -> &NeighbourEntry;
     /// Notes that the machine is being sent to, so that the daemon keeps its layer-2 address fresh.
     fn touch_neighbour(&self, id: NeighbourId);
     /// The layer-2 address of a machine that was just learnt and has no route of its own yet.
@@ -45,7 +47,7 @@ pub trait Tables {
     /// Remembers the layer-2 address of a machine until the daemon has given it a route.
     fn learn(&self, machine: &MachineKey, mac: MacAddress);
     /// An underlay next hop.
-    fn adjacency(&self, id: AdjacencyId) -> Option<&AdjacencyEntry>;
+    fn adjacency(&self, id: AdjacencyId) -> &AdjacencyEntry;
     /// The sequence numbers of a tunnel.
     fn sequence(&self, id: TunnelId) -> Option<&Self::Sequence>;
 

@@ -28,16 +28,20 @@ use tables::KernelTables;
 
 /// Forwards GRE and the packets of machines; leaves everything else to the kernel.
 #[xdp(frags)]
+#[inline(always)]
 #[expect(
     clippy::needless_pass_by_value,
     reason = "aya hands the context over by value"
 )]
 fn gregw(context: XdpContext) -> u32 {
+    let Some(tables) = KernelTables::get() else {
+        return xdp_action::XDP_PASS;
+    };
     let device = IfIndex(context.ingress_ifindex() as u32);
     let mut frame = XdpFrame::new(&context);
     let mut ledger = Ledger::new(device);
-    match pipeline::process(&mut frame, &KernelTables, device, &mut ledger) {
-        Ok(Verdict::Transmit) => transmit(&context, &ledger),
+    match pipeline::process(&mut frame, &tables, device, &mut ledger) {
+        Ok(Verdict::Transmit) => transmit(&context, &tables, &ledger),
         Ok(Verdict::Resolve) => hand_to_resolver(&context),
         Ok(Verdict::Pass) => xdp_action::XDP_PASS,
         Ok(Verdict::Consume) | Err(_) => xdp_action::XDP_DROP,
@@ -46,16 +50,20 @@ fn gregw(context: XdpContext) -> u32 {
 
 /// Answers ARP and neighbour discovery on ports; `gregw` hands over by a tail call.
 #[xdp(frags)]
+#[inline(always)]
 #[expect(
     clippy::needless_pass_by_value,
     reason = "aya hands the context over by value"
 )]
 fn gregw_resolve(context: XdpContext) -> u32 {
+    let Some(tables) = KernelTables::get() else {
+        return xdp_action::XDP_PASS;
+    };
     let device = IfIndex(context.ingress_ifindex() as u32);
     let mut frame = XdpFrame::new(&context);
     let mut ledger = Ledger::new(device);
-    match pipeline::resolve(&mut frame, &KernelTables, device, &mut ledger) {
-        Verdict::Transmit => transmit(&context, &ledger),
+    match pipeline::resolve(&mut frame, &tables, device, &mut ledger) {
+        Verdict::Transmit => transmit(&context, &tables, &ledger),
         Verdict::Consume => xdp_action::XDP_DROP,
         Verdict::Pass | Verdict::Resolve => xdp_action::XDP_PASS,
     }
@@ -70,13 +78,13 @@ fn hand_to_resolver(context: &XdpContext) -> u32 {
 }
 
 #[inline(always)]
-fn transmit(context: &XdpContext, ledger: &Ledger) -> u32 {
+fn transmit(context: &XdpContext, tables: &KernelTables, ledger: &Ledger) -> u32 {
     let Ok(action) = maps::DEVICES.redirect(ledger.egress.0, 0) else {
-        pipeline::not_sent(&KernelTables, ledger);
+        pipeline::not_sent(tables, ledger);
         report_detached(context, ledger.egress.0);
         return xdp_action::XDP_DROP;
     };
-    pipeline::sent(&KernelTables, ledger);
+    pipeline::sent(tables, ledger);
     action
 }
 

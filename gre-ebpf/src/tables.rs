@@ -6,15 +6,18 @@ use core::ptr;
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use gre_common::counters::{Direction, DropKey, Owner, Stats};
-use gre_common::entry::{AdjacencyEntry, InterfaceEntry, NeighbourEntry, PortEntry, TunnelEntry};
+use gre_common::entry::{
+    AdjacencyEntry, AttachedPort, InterfaceEntry, NeighbourEntry, PortEntry, TunnelEntry,
+};
 use gre_common::event::Event;
 use gre_common::fib::{self, Root, Store};
 use gre_common::id::{
     Address, AdjacencyId, Family, GroupId, IfIndex, MacAddress, NeighbourId, NetworkId, PortId,
-    TunnelId,
+    TunnelId, VlanId,
 };
-use gre_common::key::{DemuxKeyV4, DemuxKeyV6, EndpointKey, MachineKey, VlanKey};
+use gre_common::key::{DemuxKey, EndpointKey, MachineKey};
 use gre_common::limits;
+use gre_common::memory::Memory;
 use gre_common::next_hop::NextHop;
 use gre_common::pipeline::group;
 use gre_common::tables::Tables;
@@ -24,42 +27,50 @@ use crate::maps;
 use crate::sequence::Sequence;
 
 /// All maps of the gateway.
-pub(crate) struct KernelTables;
-
-/// The memory of the compiled routing tables.
-#[repr(C, align(8))]
-pub(crate) struct FibMemory([u8; limits::FIB_BYTES]);
+#[derive(Clone, Copy)]
+pub(crate) struct KernelTables {
+    memory: *mut Memory,
+}
 
 /// Value of `LEARNT`, aligned as the verifier wants copies on the stack to be.
 #[repr(C, align(8))]
 pub(crate) struct LearntMac(MacAddress, [u8; 2]);
+
+impl KernelTables {
+    /// Finds the dense tables, which are always there.
+    #[inline(always)]
+    pub(crate) fn get() -> Option<Self> {
+        maps::TABLES.get_ptr_mut(0).map(|memory| Self { memory })
+    }
+
+    #[inline(always)]
+    fn memory(&self) -> &Memory {
+        // SAFETY: the pointer comes from a map look-up, and maps live as long as programs that use them.
+        unsafe { &*self.memory }
+    }
+}
 
 impl Tables for KernelTables {
     type Sequence = Sequence;
 
     #[inline(always)]
     fn interface(&self, device: IfIndex) -> Option<&InterfaceEntry> {
-        maps::INTERFACES.get(device.0)
+        self.memory().interface(device)
     }
 
     #[inline(always)]
-    fn tagged_port(&self, key: &VlanKey) -> Option<PortId> {
-        load(maps::PORTS_BY_VLAN.get_ptr(key)).map(PortId)
+    fn tagged_port(&self, vlans: u32, vlan: VlanId) -> AttachedPort {
+        self.memory().tagged_port(vlans, vlan)
     }
 
     #[inline(always)]
-    fn port(&self, id: PortId) -> Option<&PortEntry> {
-        maps::PORTS.get(id.0)
+    fn port(&self, id: PortId) -> &PortEntry {
+        self.memory().port(id)
     }
 
     #[inline(always)]
-    fn demux_v4(&self, key: &DemuxKeyV4) -> Option<TunnelId> {
-        load(maps::DEMUX_V4.get_ptr(key)).map(TunnelId)
-    }
-
-    #[inline(always)]
-    fn demux_v6(&self, key: &DemuxKeyV6) -> Option<TunnelId> {
-        load(maps::DEMUX_V6.get_ptr(key)).map(TunnelId)
+    fn demux(&self, key: &DemuxKey) -> Option<TunnelId> {
+        self.memory().demux(key)
     }
 
     #[inline(always)]
@@ -68,19 +79,15 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn tunnel(&self, id: TunnelId) -> Option<&TunnelEntry> {
-        maps::TUNNELS.get(id.0)
+    fn tunnel(&self, id: TunnelId) -> &TunnelEntry {
+        self.memory().tunnel(id)
     }
 
     #[inline(always)]
     fn route(&self, network: NetworkId, destination: &Address) -> NextHop {
-        let Some(network) = maps::NETWORKS.get(network.0) else {
-            return NextHop::NONE;
-        };
+        let network = self.memory().network(network);
         NextHop(match destination.family() {
-            Family::V4 => {
-                gregw_look_up_v4(network.root_v4, u32::from_be_bytes(destination.to_v4()))
-            }
+            Family::V4 => fib::look_up(self, Root(network.root_v4), destination.to_v4()).0,
             Family::V6 => {
                 let (high, low) = destination.halves();
                 gregw_look_up_v6(network.root_v6, high, low)
@@ -94,18 +101,17 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn neighbour(&self, id: NeighbourId) -> Option<&NeighbourEntry> {
-        maps::NEIGHBOURS.get(id.0)
+    fn neighbour(&self, id: NeighbourId) -> &NeighbourEntry {
+        self.memory().neighbour(id)
     }
 
     #[inline(always)]
     fn touch_neighbour(&self, id: NeighbourId) {
-        let Some(entry) = maps::NEIGHBOURS.get_ptr_mut(id.0) else {
-            return;
-        };
-        // SAFETY: the entry lies in a map; the field is only ever 0 or 1, and written by single stores.
-        let used = unsafe { &raw mut (*entry).used };
-        // SAFETY: as above. A store only where needed keeps the cache line shared between CPUs.
+        let place = id.0 as usize % limits::NEIGHBOURS;
+        // SAFETY: as in `memory`; only an address is taken.
+        let used = unsafe { &raw mut (*self.memory).neighbours[place].used };
+        // SAFETY: the field is only ever 0 or 1, and written by single stores. A store
+        // only where needed keeps the cache line shared between CPUs.
         if unsafe { ptr::read_volatile(used) } == 0 {
             // SAFETY: as above.
             unsafe { ptr::write_volatile(used, 1) };
@@ -126,8 +132,8 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn adjacency(&self, id: AdjacencyId) -> Option<&AdjacencyEntry> {
-        maps::ADJACENCIES.get(id.0)
+    fn adjacency(&self, id: AdjacencyId) -> &AdjacencyEntry {
+        self.memory().adjacency(id)
     }
 
     #[inline(always)]
@@ -185,19 +191,13 @@ fn add(stats: &mut Stats, direction: Direction, bytes: u32) {
     }
 }
 
-#[inline(always)]
-fn load(entry: Option<*const u32>) -> Option<u32> {
-    // SAFETY: the pointer comes from a map look-up; entries are 4 aligned bytes.
-    entry.map(|entry| unsafe { ptr::read_volatile(entry) })
-}
-
 /// Look-up in an IPv4 table. Exported like the next, because the verifier checks such functions once and for all
 /// arguments, not anew on each of the many ways that lead here.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn gregw_look_up_v4(root: u32, address: u32) -> u32 {
-    KernelFib::get().map_or(0, |fib| {
-        fib::look_up(&fib, Root(root), address.to_be_bytes()).0
+    KernelTables::get().map_or(0, |tables| {
+        fib::look_up(&tables, Root(root), address.to_be_bytes()).0
     })
 }
 
@@ -206,40 +206,42 @@ extern "C" fn gregw_look_up_v4(root: u32, address: u32) -> u32 {
 #[unsafe(no_mangle)]
 extern "C" fn gregw_look_up_v6(root: u32, high: u64, low: u64) -> u32 {
     let address = (u128::from(high) << 64 | u128::from(low)).to_be_bytes();
-    KernelFib::get().map_or(0, |fib| fib::look_up(&fib, Root(root), address).0)
+    KernelTables::get().map_or(0, |tables| fib::look_up(&tables, Root(root), address).0)
 }
 
 /// Choice of a group's member. Exported for the same reason.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn gregw_choose_member(group: u32, flow: u64) -> u32 {
-    maps::GROUPS
-        .get(group)
-        .map_or(0, |group| group::choose(group, flow).0)
+extern "C" fn gregw_choose_member(id: u32, flow: u64) -> u32 {
+    KernelTables::get().map_or(0, |tables| {
+        group::choose(tables.memory().group(GroupId(id)), flow).0
+    })
 }
 
-/// The compiled routing tables.
-struct KernelFib(*const u8);
-
-impl KernelFib {
-    #[inline(always)]
-    fn get() -> Option<Self> {
-        maps::FIB.get_ptr(0).map(|memory| Self(memory.cast()))
-    }
-}
-
-impl Store for KernelFib {
+impl Store for KernelTables {
     #[inline(always)]
     fn word(&self, offset: u64) -> u64 {
         let offset = offset as usize & (limits::FIB_BYTES - 8);
-        // SAFETY: the mask keeps the aligned 8 bytes within the map's only element.
-        unsafe { ptr::read_volatile(self.0.wrapping_add(offset).cast()) }
+        let fib = self.memory.cast::<u8>();
+        // SAFETY: the mask keeps the aligned 8 bytes within the routing tables, which the memory begins with.
+        unsafe { ptr::read_volatile(fib.wrapping_add(offset).cast()) }
     }
 
     #[inline(always)]
     fn half(&self, offset: u64) -> u32 {
         let offset = offset as usize & (limits::FIB_BYTES - 4);
-        // SAFETY: the mask keeps the aligned 4 bytes within the map's only element.
-        unsafe { ptr::read_volatile(self.0.wrapping_add(offset).cast()) }
+        let fib = self.memory.cast::<u8>();
+        // SAFETY: the mask keeps the aligned 4 bytes within the routing tables.
+        unsafe { ptr::read_volatile(fib.wrapping_add(offset).cast()) }
+    }
+
+    #[inline(always)]
+    fn rank(&self, offset: u64, key: u64) -> u64 {
+        let offset = offset as usize & (limits::FIB_BYTES - 64);
+        let line = self.memory.cast::<u8>().wrapping_add(offset).cast::<u32>();
+        fib::count_below(key, |half| {
+            // SAFETY: the mask keeps the 64 bytes within the routing tables.
+            unsafe { ptr::read_volatile(line.wrapping_add(half as usize)) }
+        })
     }
 }

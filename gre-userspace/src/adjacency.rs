@@ -307,8 +307,8 @@ impl Adjacencies {
                 device: hop.device,
                 destination: state.mac.unwrap_or_default(),
                 source: device.mac,
-                resolved: state.mac.is_some().into(),
-                mtu: device.mtu,
+                mtu: if state.mac.is_some() { device.mtu } else { 0 },
+                reserved: 0,
             })
         });
         known.unwrap_or_default()
@@ -317,12 +317,6 @@ impl Adjacencies {
     /// What has changed since the last call.
     pub fn take_changes(&mut self) -> Changes {
         std::mem::take(&mut self.changes)
-    }
-
-    /// Has what could not be written told again.
-    pub fn put_back(&mut self, changes: Changes) {
-        self.changes.entries.extend(changes.entries);
-        self.changes.tunnels.extend(changes.tunnels);
     }
 
     /// What to do about next hops in this round.
@@ -515,7 +509,7 @@ mod tests {
         assert_eq!(adjacencies.entry(id).destination, other);
         assert_eq!(adjacencies.entry(id).source, MAC);
         assert_eq!(adjacencies.tunnels_behind(id).count(), 200);
-        assert_eq!(adjacencies.entry(id).resolved, 1);
+        assert_ne!(adjacencies.entry(id).mtu, 0);
     }
 
     #[test]
@@ -555,7 +549,7 @@ mod tests {
         );
         let new = adjacencies.status(TunnelId(2)).id;
         assert_ne!(new, old);
-        assert_eq!(adjacencies.entry(new).resolved, 0);
+        assert_eq!(adjacencies.entry(new).mtu, 0);
         let changes = adjacencies.take_changes();
         assert_eq!(changes.entries, BTreeSet::from([new]));
         assert_eq!(changes.tunnels, BTreeSet::from([TunnelId(2)]));
@@ -601,7 +595,7 @@ mod tests {
         let id = adjacencies.status(TunnelId(0)).id;
         adjacencies.set_device(ETH0, None);
         assert_eq!(adjacencies.take_changes().entries, BTreeSet::from([id]));
-        assert_eq!(adjacencies.entry(id).resolved, 0);
+        assert_eq!(adjacencies.entry(id).mtu, 0);
         assert_eq!(adjacencies.status(TunnelId(0)).mac, None);
     }
 

@@ -111,12 +111,9 @@ impl Live {
     }
 
     /// Writes out what has changed about next hops.
-    ///
-    /// # Errors
-    /// The first write that failed. The others are made nevertheless, and those that failed again at the next call.
-    pub fn write_adjacencies(&mut self) -> Result<()> {
+    pub fn write_adjacencies(&mut self) {
         let changes = self.adjacencies.take_changes();
-        let (mut alive, dead) = self.members_concerned(&changes);
+        let (alive, dead) = self.members_concerned(&changes);
         // Flows leave a member before it stops to work, and return once it works.
         self.set_liveness(dead, false);
         let (used, unused): (Vec<_>, Vec<_>) = changes
@@ -124,40 +121,19 @@ impl Live {
             .into_iter()
             .map(|id| (id, self.adjacencies.entry(id)))
             .partition(|(_, entry)| *entry != AdjacencyEntry::default());
-        let mut failed = Changes::default();
-        let mut result = Ok(());
         for (id, entry) in used {
-            if let Err(error) = self.plane.maps.set_adjacency(id, entry) {
-                failed.entries.insert(id);
-                result = result.and(Err(error));
-            }
+            self.plane.maps.set_adjacency(id, entry);
         }
         for id in changes.tunnels {
-            let Some(tunnel) = self.state.tunnels.get(&id) else {
-                continue;
-            };
-            let adjacency = self.adjacencies.status(id).id;
-            // A tunnel never meets an entry that was another next hop's.
-            if failed.entries.contains(&adjacency) {
-                failed.tunnels.insert(id);
-            } else if let Err(error) = self.plane.maps.set_tunnel(id, tunnel.entry(adjacency)) {
-                failed.tunnels.insert(id);
-                result = result.and(Err(error));
+            if let Some(tunnel) = self.state.tunnels.get(&id) {
+                let adjacency = self.adjacencies.status(id).id;
+                self.plane.maps.set_tunnel(id, tunnel.entry(adjacency));
             }
         }
         for (id, entry) in unused {
-            if let Err(error) = self.plane.maps.set_adjacency(id, entry) {
-                failed.entries.insert(id);
-                result = result.and(Err(error));
-            }
+            self.plane.maps.set_adjacency(id, entry);
         }
-        alive.retain(|id| {
-            let entry = self.adjacencies.status(*id).id;
-            !failed.tunnels.contains(id) && !failed.entries.contains(&entry)
-        });
         self.set_liveness(alive, true);
-        self.adjacencies.put_back(failed);
-        result
     }
 
     /// The tunnels that changes of next hops may have brought to life, and those that they may have killed.
@@ -222,7 +198,9 @@ impl Live {
             if let Change::SetInterface(device, interface) = step
                 && self.plane.is_inherited(*device)
             {
-                self.plane.maps.set_interface(*device, interface.entry())?;
+                self.plane
+                    .maps
+                    .set_interface(*device, interface.entry(), interface.untagged_port);
                 self.plane.maps.set_redirect(*device, true)?;
             }
         }
@@ -235,9 +213,18 @@ impl Live {
             Change::SetNetwork(..) => Ok(()),
             Change::RemoveNetwork(id) => self.remove_network(*id),
             Change::SetPort(id, port) => self.set_port(*id, port, now),
-            Change::RemovePort(id) => self.remove_port(*id, now),
-            Change::SetTunnel(id, tunnel) => self.set_tunnel(*id, tunnel, now),
-            Change::RemoveTunnel(id) => self.remove_tunnel(*id, now),
+            Change::RemovePort(id) => {
+                self.remove_port(*id, now);
+                Ok(())
+            }
+            Change::SetTunnel(id, tunnel) => {
+                self.set_tunnel(*id, tunnel, now);
+                Ok(())
+            }
+            Change::RemoveTunnel(id) => {
+                self.remove_tunnel(*id, now);
+                Ok(())
+            }
             Change::SetGroup(id, group) => {
                 self.set_group(*id, group);
                 Ok(())
@@ -265,7 +252,7 @@ impl Live {
             }
             Change::RemoveTaggedPort(device, vlan) => maps.set_tagged_port(*device, *vlan, None),
             Change::SetInterface(device, interface) => {
-                maps.set_interface(*device, interface.entry())?;
+                maps.set_interface(*device, interface.entry(), interface.untagged_port);
                 let name = self.device_names.get(device);
                 let name = name.cloned().unwrap_or_else(|| device.to_string());
                 self.plane.attach(*device, &name, interface.xdp_mode)?;
@@ -275,7 +262,7 @@ impl Live {
                 // First, since it may put the last generation's program back, under which no packet is lost.
                 self.plane.detach(*device)?;
                 let maps = &mut self.plane.maps;
-                maps.set_interface(*device, InterfaceEntry::default())?;
+                maps.set_interface(*device, InterfaceEntry::default(), None);
                 maps.set_redirect(*device, false)
             }
         }
@@ -298,7 +285,7 @@ impl Live {
             self.neighbours.move_port(id, port.address.clone(), now);
             self.carry_out_actions(now);
         }
-        self.plane.maps.set_port(id, port.entry())?;
+        self.plane.maps.set_port(id, port.entry());
         self.state.apply(&Change::SetPort(id, port.clone()));
         self.neighbours.set_port(id, port.address.clone());
         for machine in self.inherited.remove(&id).into_iter().flatten() {
@@ -310,25 +297,25 @@ impl Live {
         Ok(())
     }
 
-    fn remove_port(&mut self, id: PortId, now: Instant) -> Result<()> {
+    fn remove_port(&mut self, id: PortId, now: Instant) {
         self.neighbours.remove_port(id);
         self.carry_out_actions(now);
-        self.plane.maps.set_port(id, PortEntry::default())
+        self.plane.maps.set_port(id, PortEntry::default());
     }
 
-    fn set_tunnel(&mut self, id: TunnelId, tunnel: &Tunnel, now: Instant) -> Result<()> {
+    fn set_tunnel(&mut self, id: TunnelId, tunnel: &Tunnel, now: Instant) {
         self.adjacencies.insert_tunnel(id, way(tunnel), now);
         // Entries that it may need now are written before it, and it goes to its new ends and next hop at once.
         self.state.apply(&Change::SetTunnel(id, tunnel.clone()));
-        self.write_adjacencies()?;
+        self.write_adjacencies();
         let adjacency = self.adjacencies.status(id).id;
-        self.plane.maps.set_tunnel(id, tunnel.entry(adjacency))
+        self.plane.maps.set_tunnel(id, tunnel.entry(adjacency));
     }
 
-    fn remove_tunnel(&mut self, id: TunnelId, now: Instant) -> Result<()> {
-        self.plane.maps.set_tunnel(id, TunnelEntry::default())?;
+    fn remove_tunnel(&mut self, id: TunnelId, now: Instant) {
+        self.plane.maps.set_tunnel(id, TunnelEntry::default());
         self.adjacencies.remove_tunnel(id, now);
-        self.write_adjacencies()
+        self.write_adjacencies();
     }
 
     fn set_group(&mut self, id: GroupId, group: &Group) {

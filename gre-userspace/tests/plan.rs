@@ -15,6 +15,7 @@ use proptest::prelude::*;
 const LIMITS: Limits = Limits {
     interfaces: 65_536,
     devices: 64,
+    tagged_devices: 64,
     endpoints: 64,
     networks: 64,
     ports: 64,
@@ -380,6 +381,30 @@ fn more_devices_than_the_gateway_holds_are_refused_where_they_are_named() {
     let message = "no room for `eth2`: the gateway holds 2 devices";
     assert_eq!(complaints, [(message, "\"eth2\"")]);
     assert_eq!(planned.desired.ports.len(), 1);
+}
+
+#[test]
+fn more_devices_with_tags_than_the_gateway_holds_are_refused_where_they_are_named() {
+    let tagged = |name, device, address, vlan| {
+        port(name, "a", device, address) + &format!("vlan = {vlan}\n")
+    };
+    let text = network("a", "10.1.0.0/16")
+        + &tagged("p1", "eth1", "10.1.1.1/24", 7)
+        + &tagged("p2", "eth1", "10.1.2.1/24", 8)
+        + &tagged("p3", "eth2", "10.1.3.1/24", 7);
+    let limits = Limits {
+        tagged_devices: 1,
+        ..LIMITS
+    };
+    let planned = planned_after(&text, &Ids::default(), &devices(), &limits);
+    let complaints: Vec<_> = planned
+        .complaints
+        .iter()
+        .map(|complaint| (complaint.message(), complaint.text()))
+        .collect();
+    let message = "no room for `eth2`: the gateway holds 1 devices with tagged ports";
+    assert_eq!(complaints, [(message, "\"eth2\"")]);
+    assert_eq!(planned.desired.tagged_ports.len(), 2);
 }
 
 #[test]

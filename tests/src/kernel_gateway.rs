@@ -3,28 +3,24 @@
 //!
 //! All calls must come from a thread in the network namespace that has the gateway's devices.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::os::fd::AsFd;
 
 use aya::maps::{
-    Array, DevMapHash, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, ProgramArray,
-    RingBuf,
+    Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf,
 };
 use aya::programs::{ProgramFd, TestRun, TestRunAttrs, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod};
 use gre_common::counters::{Direction, DropKey, Owner, Stats};
-use gre_common::entry::{
-    AdjacencyEntry, GroupEntry, InterfaceEntry, NeighbourEntry, NetworkEntry, PortEntry,
-    TunnelEntry,
-};
 use gre_common::event::Event;
 use gre_common::id::{Address, IfIndex, NeighbourId, NetworkId, PortId, TunnelId};
-use gre_common::key::{DemuxKeyV4, DemuxKeyV6, EndpointKey, MachineKey, VlanKey};
+use gre_common::key::MachineKey;
 use gre_common::limits;
 use gre_common::tables::SequenceEntry;
 use gre_common::verdict::DropReason;
 use gre_model::{Action, Counters, Gateway, Outcome};
-use gre_userspace::fib::{Family, Fib, KernelGracePeriod, MappedArray};
+use gre_userspace::dataplane::Maps;
+use gre_userspace::fib::{Fib, KernelGracePeriod, MappedArray};
 use gre_userspace::object;
 
 /// Frames up to this length lie in one buffer; longer ones in fragments.
@@ -38,13 +34,13 @@ const GREATEST_FRAME: usize = 1 << 16;
 /// The loaded programs and their maps.
 pub struct KernelGateway {
     ebpf: Ebpf,
+    maps: Maps,
     gateway: Gateway,
-    /// All that are counted: those with an entry, and those that only a key leads to.
     tunnels: BTreeSet<TunnelId>,
+    used: RefCell<BTreeSet<NeighbourId>>,
     tunnel_stats: PerCpuArray<MapData, Plain<Stats>>,
     port_stats: PerCpuArray<MapData, Plain<Stats>>,
     drops: PerCpuHashMap<MapData, Plain<DropKey>, u64>,
-    neighbours: Array<MapData, Plain<NeighbourEntry>>,
     sequences: Array<MapData, Plain<SequenceEntry>>,
     learnt: HashMap<MapData, Plain<MachineKey>, u64>,
     events: RingBuf<MapData>,
@@ -75,22 +71,17 @@ impl KernelGateway {
         ProgramArray::try_from(map(&mut ebpf, "PROGRAMS"))
             .and_then(|mut programs| programs.set(limits::RESOLVER, &resolver, 0))
             .unwrap_or_else(|error| panic!("PROGRAMS: {error}"));
-        fill(&mut ebpf, gateway);
         Self {
-            tunnels: gateway
-                .tunnels
-                .keys()
-                .chain(gateway.demux_v4.values())
-                .copied()
-                .collect(),
+            tunnels: gateway.tunnels.keys().copied().collect(),
             gateway: gateway.clone(),
-            tunnel_stats: take(&mut ebpf, "TUNNEL_STATS"),
-            port_stats: take(&mut ebpf, "PORT_STATS"),
-            drops: take(&mut ebpf, "DROPS"),
-            neighbours: take(&mut ebpf, "NEIGHBOURS"),
-            sequences: take(&mut ebpf, "SEQUENCES"),
-            learnt: take(&mut ebpf, "LEARNT"),
-            events: take(&mut ebpf, "EVENTS"),
+            used: RefCell::default(),
+            tunnel_stats: share(&ebpf, "TUNNEL_STATS"),
+            port_stats: share(&ebpf, "PORT_STATS"),
+            drops: share(&ebpf, "DROPS"),
+            sequences: share(&ebpf, "SEQUENCES"),
+            learnt: share(&ebpf, "LEARNT"),
+            maps: fill(&mut ebpf, gateway),
+            events: events(&mut ebpf),
             output: vec![0; GREATEST_FRAME],
             ebpf,
         }
@@ -221,12 +212,11 @@ impl KernelGateway {
     }
 
     /// The machines that were sent to.
-    ///
-    /// # Panics
-    /// If the map cannot be read.
     pub fn used_neighbours(&self) -> BTreeSet<NeighbourId> {
         let ids = self.gateway.neighbours.keys().copied();
-        ids.filter(|id| self.neighbour(*id).used != 0).collect()
+        let mut used = self.used.borrow_mut();
+        used.extend(ids.filter(|id| self.maps.take_used(*id)));
+        used.clone()
     }
 
     /// The sequence numbers of a tunnel.
@@ -258,14 +248,6 @@ impl KernelGateway {
                 .unwrap_or_else(|error| panic!("LEARNT: {error}"));
         }
     }
-
-    fn neighbour(&self, id: NeighbourId) -> NeighbourEntry {
-        let Plain(entry) = self
-            .neighbours
-            .get(&id.0, 0)
-            .unwrap_or_else(|error| panic!("NEIGHBOURS: {error}"));
-        entry
-    }
 }
 
 /// A map key or value as its bytes.
@@ -279,23 +261,7 @@ trait Entry: Copy + 'static {}
 macro_rules! entries {
     ($($name:ty),*) => { $(impl Entry for $name {})* };
 }
-entries!(
-    InterfaceEntry,
-    PortEntry,
-    TunnelEntry,
-    GroupEntry,
-    NetworkEntry,
-    NeighbourEntry,
-    AdjacencyEntry,
-    VlanKey,
-    DemuxKeyV4,
-    DemuxKeyV6,
-    EndpointKey,
-    MachineKey,
-    DropKey,
-    Stats,
-    SequenceEntry
-);
+entries!(MachineKey, DropKey, Stats, SequenceEntry);
 
 // SAFETY: transparent over an entry, whose sizes `gre_common` asserts to have no padding.
 unsafe impl<T: Entry> Pod for Plain<T> {}
@@ -325,112 +291,61 @@ fn program(ebpf: &Ebpf, which: Program) -> &Xdp {
     program.unwrap_or_else(|| unreachable!("loaded in `load`"))
 }
 
-fn fill(ebpf: &mut Ebpf, gateway: &Gateway) {
-    fill_array(
-        ebpf,
-        "INTERFACES",
-        gateway.interfaces.iter().map(|(id, entry)| (id.0, *entry)),
-    );
-    fill_array(
-        ebpf,
-        "PORTS",
-        gateway.ports.iter().map(|(id, entry)| (id.0, *entry)),
-    );
-    fill_array(
-        ebpf,
-        "TUNNELS",
-        gateway.tunnels.iter().map(|(id, entry)| (id.0, *entry)),
-    );
-    fill_array(
-        ebpf,
-        "ADJACENCIES",
-        gateway.adjacencies.iter().map(|(id, entry)| (id.0, *entry)),
-    );
-    fill_array(
-        ebpf,
-        "NEIGHBOURS",
-        gateway.neighbours.iter().map(|(id, entry)| (id.0, *entry)),
-    );
-    fill_array(
-        ebpf,
-        "GROUPS",
-        gateway.groups.iter().map(|(id, entry)| (id.0, *entry)),
-    );
-    let networks = compile_routes(ebpf, gateway);
-    fill_array(ebpf, "NETWORKS", networks.into_iter());
-    fill_hash(
-        ebpf,
-        "PORTS_BY_VLAN",
-        gateway.tagged_ports.iter().map(|(key, id)| (*key, id.0)),
-    );
-    fill_hash(
-        ebpf,
-        "ENDPOINTS",
-        gateway.endpoints.iter().map(|key| (*key, 1)),
-    );
-    fill_hash(
-        ebpf,
-        "DEMUX_V4",
-        gateway.demux_v4.iter().map(|(key, id)| (*key, id.0)),
-    );
-    fill_hash(
-        ebpf,
-        "DEMUX_V6",
-        gateway.demux_v6.iter().map(|(key, id)| (*key, id.0)),
-    );
-    let mut devices = DevMapHash::try_from(map(ebpf, "DEVICES"))
-        .unwrap_or_else(|error| panic!("DEVICES: {error}"));
-    for device in &gateway.devices {
-        devices
-            .insert(device.0, device.0, None, 0)
-            .unwrap_or_else(|error| panic!("DEVICES, {device}: {error}"));
+fn fill(ebpf: &mut Ebpf, gateway: &Gateway) -> Maps {
+    let (mut maps, memory) =
+        Maps::take(ebpf).unwrap_or_else(|error| panic!("the object's maps: {error:?}"));
+    for (id, entry) in &gateway.groups {
+        maps.set_group(*id, entry);
     }
+    for (id, entry) in &gateway.ports {
+        maps.set_port(*id, *entry);
+    }
+    for ((device, vlan), port) in &gateway.tagged_ports {
+        let result = maps.set_tagged_port(*device, *vlan, Some(*port));
+        result.unwrap_or_else(|error| panic!("VLAN {vlan} of {device}: {error:?}"));
+    }
+    for (device, entry) in &gateway.interfaces {
+        let untagged = Some(entry.untagged.id).filter(|id| *id != PortId(0));
+        maps.set_interface(*device, *entry, untagged);
+    }
+    for (id, entry) in &gateway.tunnels {
+        maps.set_tunnel(*id, *entry);
+    }
+    for (id, entry) in &gateway.adjacencies {
+        maps.set_adjacency(*id, *entry);
+    }
+    for (id, entry) in &gateway.neighbours {
+        maps.set_neighbour(*id, *entry);
+    }
+    for (key, id) in &gateway.demux {
+        let result = maps.set_demux(*key, Some(*id));
+        result.unwrap_or_else(|error| panic!("the key of tunnel {id}: {error:?}"));
+    }
+    for address in &gateway.endpoints {
+        let result = maps.set_endpoint((*address).into(), true);
+        result.unwrap_or_else(|error| panic!("endpoint {address}: {error:?}"));
+    }
+    for device in &gateway.devices {
+        let result = maps.set_redirect(*device, true);
+        result.unwrap_or_else(|error| panic!("redirect to {device}: {error:?}"));
+    }
+    compile_routes(&mut maps, memory, gateway);
+    maps
 }
 
-/// Compiles the routes into the map `FIB` and returns what `NETWORKS` then has to say.
-fn compile_routes(ebpf: &mut Ebpf, gateway: &Gateway) -> Vec<(u32, NetworkEntry)> {
-    let Map::Array(data) = map(ebpf, "FIB") else {
-        panic!("FIB is not an array");
-    };
-    let memory = MappedArray::new(data.fd().as_fd(), limits::FIB_BYTES)
-        .unwrap_or_else(|error| panic!("mapping FIB: {error}"));
+fn compile_routes(maps: &mut Maps, memory: MappedArray, gateway: &Gateway) {
     let mut fib =
         Fib::new(memory, KernelGracePeriod).unwrap_or_else(|error| panic!("FIB: {error}"));
     let networks: BTreeSet<NetworkId> =
         gateway.routes.keys().map(|(network, _)| *network).collect();
-    let compile = |network: NetworkId| {
+    for network in networks {
         let routes = gateway.routes.iter().filter(|((of, _), _)| *of == network);
-        let mut entry = NetworkEntry::default();
         fib.replace(
             network,
             routes.map(|((_, prefix), next_hop)| (*prefix, *next_hop)),
-            |family, root| match family {
-                Family::V4 => entry.root_v4 = root.0,
-                Family::V6 => entry.root_v6 = root.0,
-            },
+            |family, root| maps.set_root(network, family, root),
         )
         .unwrap_or_else(|error| panic!("routes of network {network}: {error}"));
-        (network.0, entry)
-    };
-    networks.into_iter().map(compile).collect()
-}
-
-fn fill_array<T: Entry>(ebpf: &mut Ebpf, name: &str, entries: impl Iterator<Item = (u32, T)>) {
-    let mut array = Array::<_, Plain<T>>::try_from(map(ebpf, name))
-        .unwrap_or_else(|error| panic!("{name}: {error}"));
-    for (index, entry) in entries {
-        array
-            .set(index, Plain(entry), 0)
-            .unwrap_or_else(|error| panic!("{name}, {index}: {error}"));
-    }
-}
-
-fn fill_hash<K: Entry>(ebpf: &mut Ebpf, name: &str, entries: impl Iterator<Item = (K, u32)>) {
-    let mut hash = HashMap::<_, Plain<K>, u32>::try_from(map(ebpf, name))
-        .unwrap_or_else(|error| panic!("{name}: {error}"));
-    for (key, value) in entries {
-        hash.insert(Plain(key), value, 0)
-            .unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 }
 
@@ -439,15 +354,32 @@ fn map<'e>(ebpf: &'e mut Ebpf, name: &str) -> &'e mut Map {
         .unwrap_or_else(|| panic!("the object has no map {name}"))
 }
 
-/// Takes a map for good; the programs keep using it.
-fn take<M: TryFrom<Map>>(ebpf: &mut Ebpf, name: &str) -> M
+/// Opens a map of the object beside those that [`Maps`] takes.
+fn share<M: TryFrom<Map>>(ebpf: &Ebpf, name: &str) -> M
 where
     M::Error: std::fmt::Display,
 {
-    let map = ebpf
-        .take_map(name)
-        .unwrap_or_else(|| panic!("the object has no map {name}"));
+    let map = match ebpf.map(name) {
+        Some(Map::Array(map)) => Map::Array(again(map, name)),
+        Some(Map::PerCpuArray(map)) => Map::PerCpuArray(again(map, name)),
+        Some(Map::PerCpuHashMap(map)) => Map::PerCpuHashMap(again(map, name)),
+        Some(Map::LruHashMap(map)) => Map::LruHashMap(again(map, name)),
+        _ => panic!("the object has no such map {name}"),
+    };
     M::try_from(map).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+fn again(map: &MapData, name: &str) -> MapData {
+    map.info()
+        .and_then(|info| MapData::from_id(info.id()))
+        .unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// Takes the ring buffer for good; the programs keep using it.
+fn events(ebpf: &mut Ebpf) -> RingBuf<MapData> {
+    let map = ebpf.take_map("EVENTS");
+    let events = map.and_then(|map| RingBuf::try_from(map).ok());
+    events.unwrap_or_else(|| panic!("the object has no ring buffer EVENTS"))
 }
 
 /// The `struct xdp_md` that says where the frame came from.

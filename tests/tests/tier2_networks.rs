@@ -17,8 +17,8 @@ use gre_model::example::{
 use gre_tests::fixture::gateway;
 use gre_tests::frames::{
     self, ADVERTISEMENT, ARP_REPLY, ARP_REQUEST, BROADCAST, SOLICITATION, arp, discovery,
-    echo_reply, from_machine, hop, icmpv6, inner_to_red, into_site, ipv4, ipv6, site,
-    solicited_node, through, through_as, to_machine, udp, with_ttl,
+    echo_reply, from_machine, hop, icmpv6, into_site, ipv4, ipv6, site, solicited_node, through,
+    to_machine, udp, with_ttl,
 };
 use gre_tests::link::Mac;
 use gre_tests::packet::{self, ETHERNET_HEADER, Fields};
@@ -626,13 +626,6 @@ fn o1_what_cannot_be_sent_is_counted_as_dropped() {
             &from_machine(RED_PORT, &packet),
         )
         .is_dropped(Owner::Port(RED_PORT), DropReason::MissingEntry);
-    let packet = inner_to_red(false);
-    gateway
-        .site_sends(
-            "key of a tunnel that is not there",
-            &through_as(&site(RED_TUNNEL[0]).with_key(3099), &packet, 0),
-        )
-        .is_dropped(Owner::Tunnel(ABSENT_TUNNEL), DropReason::MissingEntry);
 }
 
 #[test]

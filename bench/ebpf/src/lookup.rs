@@ -4,10 +4,6 @@
 //! [`BATCH`] look-ups. With `_in_turn`, a look-up begins once the answer of the last one is known.
 #![no_std]
 #![no_main]
-#![expect(
-    clippy::needless_pass_by_value,
-    reason = "the entry points that the macros call take the context by value"
-)]
 
 use core::ptr;
 

@@ -220,10 +220,10 @@ fn copy_words<const FROM: usize, const TO: usize>(context: &XdpContext, head: &m
     let Some(start) = start_of::<TO>(context) else {
         return;
     };
-    for word in FROM / 8..TO / 8 {
+    for (word, copy) in head.iter_mut().enumerate().take(TO / 8).skip(FROM / 8) {
         let place = (start + word * 8) as *const u64;
         // SAFETY: the word lies in the frame, at any alignment.
-        head[word] = unsafe { ptr::read_unaligned(place) };
+        *copy = unsafe { ptr::read_unaligned(place) };
     }
 }
 

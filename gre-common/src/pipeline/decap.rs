@@ -22,10 +22,7 @@ pub(super) fn check<F: Frame, T: Tables>(
     outer: &Outer,
     received: &Received,
 ) -> Result<NetworkId, DropReason> {
-    let tunnel = tables.tunnel(received.id).ok_or(DropReason::MissingEntry)?;
-    if !tunnel.flags.contains(TunnelFlags::IN_USE) {
-        return Err(DropReason::MissingEntry);
-    }
+    let tunnel = tables.tunnel(received.id);
     if received.gre.has_checksum() {
         check_sum(frame, outer)?;
     } else if tunnel.flags.contains(TunnelFlags::CHECKSUM) {

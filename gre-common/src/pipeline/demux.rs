@@ -5,11 +5,11 @@
 
 use crate::frame::Frame;
 use crate::id::{EtherType, Family, TunnelId};
-use crate::key::{DemuxKeyV4, DemuxKeyV6, EndpointKey};
+use crate::key::{DemuxKey, EndpointKey};
 use crate::tables::Tables;
 use crate::verdict::DropReason;
 use crate::wire::gre::GreHeader;
-use crate::wire::ip::{IPV4_LENGTH, Ipv4Hdr};
+use crate::wire::ip::IPV4_LENGTH;
 
 use super::parse::{self, Outer};
 
@@ -55,20 +55,12 @@ pub(super) fn tunnel<F: Frame, T: Tables>(
     } else {
         (0, 0)
     };
-    let id = match outer.local.family() {
-        Family::V4 => tables.demux_v4(&DemuxKeyV4 {
-            remote: outer.remote.to_v4(),
-            local: outer.local.to_v4(),
-            key,
-            has_key,
-        }),
-        Family::V6 => tables.demux_v6(&DemuxKeyV6 {
-            remote: outer.remote.to_bytes(),
-            local: outer.local.to_bytes(),
-            key,
-            has_key,
-        }),
-    };
+    let id = tables.demux(&DemuxKey {
+        remote: outer.remote,
+        local: outer.local,
+        key,
+        has_key,
+    });
     Ok(Received {
         id: id.ok_or(DropReason::UnknownTunnel)?,
         gre,
@@ -94,8 +86,7 @@ fn check_outer<F: Frame>(frame: &F, outer: &Outer) -> Result<(), DropReason> {
         if length < IPV4_LENGTH {
             return Err(DropReason::OuterMalformed);
         }
-        let header: Ipv4Hdr = frame.read(offset)?;
-        if !parse::header_sum_is_correct(frame, &header, offset, length)? {
+        if !parse::header_sum_is_correct(frame, offset, length)? {
             return Err(DropReason::OuterChecksum);
         }
     }

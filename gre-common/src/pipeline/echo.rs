@@ -9,7 +9,7 @@ use crate::verdict::DropReason;
 use crate::wire::icmp::IcmpHeader;
 
 use super::encap;
-use super::parse::Inner;
+use super::parse::{self, Inner};
 
 /// TTL and hop limit of replies.
 const TTL: u8 = 64;
@@ -20,13 +20,14 @@ const ECHO_LENGTH: usize = 8;
 /// Turns a request into its reply in place; whatever is not a request is refused.
 #[inline(never)]
 pub(super) fn reply<F: Frame>(frame: &mut F, inner: &mut Inner) -> Result<(), DropReason> {
-    let reply = match (inner.destination.family(), inner.protocol) {
+    let payload = parse::payload(frame, inner)?;
+    let reply = match (inner.destination.family(), payload.protocol) {
         (Family::V4, IpProto::ICMP) => IcmpHeader::ECHO_REPLY,
         (Family::V6, IpProto::ICMPV6) => IcmpHeader::ECHO_REPLY_V6,
         _ => return Err(DropReason::LocalUnsupported),
     };
-    let offset = inner.offset + inner.header_length;
-    if inner.length < inner.header_length + ECHO_LENGTH {
+    let offset = payload.offset;
+    if inner.offset + inner.length < offset + ECHO_LENGTH {
         return Err(DropReason::LocalUnsupported);
     }
     let header: IcmpHeader = frame.read(offset)?;
@@ -35,7 +36,7 @@ pub(super) fn reply<F: Frame>(frame: &mut F, inner: &mut Inner) -> Result<(), Dr
         (IcmpHeader::ECHO_REPLY, IcmpHeader::ECHO_REQUEST)
             | (IcmpHeader::ECHO_REPLY_V6, IcmpHeader::ECHO_REQUEST_V6)
     );
-    if !is_request || header.code != 0 || inner.fragment {
+    if !is_request || header.code != 0 || payload.fragment {
         return Err(DropReason::LocalUnsupported);
     }
     let checksum = checksum::update(header.checksum, [header.kind, 0], [reply, 0]);

@@ -6,13 +6,15 @@
 use crate::checksum::{self, Sum};
 use crate::counters::{Ledger, Owner};
 use crate::entry::{AdjacencyEntry, TunnelEntry, TunnelFlags};
-use crate::frame::{Frame, Truncated};
-use crate::id::{EtherType, Family, IpProto, TunnelId};
+use crate::frame::{Frame, Truncated, Wire};
+use crate::id::{Address, EtherType, Family, IpProto, TunnelId};
 use crate::tables::{SequenceCell, Tables};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::ether::EthernetHeader;
 use crate::wire::gre::GreHeader;
-use crate::wire::ip::{IPV4_LENGTH, IPV6_LENGTH, Ipv4Hdr, Ipv6Hdr, ecn, ipv6_first_word};
+use crate::wire::ip::{
+    IPV4_LENGTH, IPV4_WITHOUT_OPTIONS, IPV6_LENGTH, Ipv4Hdr, Ipv6Hdr, ecn, ipv6_first_word,
+};
 
 use super::parse::Inner;
 use super::{forward, group};
@@ -23,7 +25,15 @@ pub(super) fn decrement_ttl<F: Frame>(frame: &mut F, inner: &mut Inner) -> Resul
     if inner.ttl <= 1 {
         return Err(DropReason::TtlExpired);
     }
-    set_ttl(frame, inner, inner.ttl - 1)?;
+    inner.ttl -= 1;
+    match inner.destination.family() {
+        Family::V4 => {
+            let [_, protocol, sum @ ..]: [u8; 4] = frame.read(inner.offset + 8)?;
+            let [high, low] = checksum::decrease(sum, [1, 0]);
+            frame.write(inner.offset + 8, [inner.ttl, protocol, high, low])?;
+        }
+        Family::V6 => set_hop_limit(frame, inner)?,
+    }
     Ok(())
 }
 
@@ -34,16 +44,21 @@ pub(super) fn set_ttl<F: Frame>(
     inner: &mut Inner,
     ttl: u8,
 ) -> Result<(), Truncated> {
+    inner.ttl = ttl;
     match inner.destination.family() {
         Family::V4 => {
             let [old, protocol, sum @ ..]: [u8; 4] = frame.read(inner.offset + 8)?;
             let [high, low] = checksum::update(sum, [old, protocol], [ttl, protocol]);
-            frame.write(inner.offset + 8, [ttl, protocol, high, low])?;
+            frame.write(inner.offset + 8, [ttl, protocol, high, low])
         }
-        Family::V6 => frame.write(inner.offset + 6, [inner.protocol.0, ttl])?,
+        Family::V6 => set_hop_limit(frame, inner),
     }
-    inner.ttl = ttl;
-    Ok(())
+}
+
+#[inline(always)]
+fn set_hop_limit<F: Frame>(frame: &mut F, inner: &Inner) -> Result<(), Truncated> {
+    let [next_header, _]: [u8; 2] = frame.read(inner.offset + 6)?;
+    frame.write(inner.offset + 6, [next_header, inner.ttl])
 }
 
 /// Encapsulates the packet and addresses the frame to the tunnel's next hop.
@@ -56,121 +71,122 @@ pub(super) fn into_tunnel<F: Frame, T: Tables>(
     ledger: &mut Ledger,
 ) -> Result<Verdict, DropReason> {
     ledger.leave_through(Owner::Tunnel(id), inner.length);
-    let tunnel = tables.tunnel(id).ok_or(DropReason::MissingEntry)?;
+    let tunnel = tables.tunnel(id);
     // Read once: the daemon may change them while headers are being written, which must keep the length they have.
     let flags = tunnel.flags;
-    let overhead = TunnelEntry::overhead(flags) as usize;
-    let adjacency = usable_adjacency(tables, tunnel, inner, flags, overhead)?;
+    let overhead = flags.overhead();
+    let adjacency = usable_adjacency(tables, tunnel, inner, overhead)?;
     let sequence = if flags.contains(TunnelFlags::SEQUENCE) {
         tables.sequence(id).ok_or(DropReason::MissingEntry)?.next()
     } else {
         0
     };
-    let (ether_type, ip_length) = if flags.contains(TunnelFlags::OUTER_V6) {
+    if flags.contains(TunnelFlags::OUTER_V6) {
         let label = flow_label(frame, inner);
         forward::reframe(frame, inner, EthernetHeader::LENGTH + overhead)?;
-        write_ipv6(frame, tunnel, flags, inner, overhead, label)?;
-        (EtherType::IPV6, IPV6_LENGTH)
+        let headers = Headers {
+            ethernet: EthernetHeader::new(adjacency.destination, adjacency.source, EtherType::IPV6),
+            ip: ipv6(tunnel, flags, inner, overhead, label),
+            gre: GreHeader::new(flags.gre(), inner.destination.family().ether_type()),
+        };
+        frame.write(0, headers)?;
+        write_options(frame, tunnel, flags, inner, sequence, IPV6_LENGTH)?;
     } else {
         forward::reframe(frame, inner, EthernetHeader::LENGTH + overhead)?;
-        write_ipv4(frame, tunnel, flags, inner, overhead)?;
-        (EtherType::IPV4, IPV4_LENGTH)
-    };
-    let offset = EthernetHeader::LENGTH + ip_length;
-    write_gre(frame, tunnel.transmit_key, flags, inner, sequence, offset)?;
-    frame.write(
-        0,
-        EthernetHeader::new(adjacency.destination, adjacency.source, ether_type),
-    )?;
+        let headers = Headers {
+            ethernet: EthernetHeader::new(adjacency.destination, adjacency.source, EtherType::IPV4),
+            ip: ipv4(tunnel, flags, inner, overhead),
+            gre: GreHeader::new(flags.gre(), inner.destination.family().ether_type()),
+        };
+        frame.write(0, headers)?;
+        write_options(frame, tunnel, flags, inner, sequence, IPV4_LENGTH)?;
+    }
     ledger.egress = adjacency.device;
     Ok(Verdict::Transmit)
 }
 
-/// The layer-2 rewrite towards the remote, if the packet may be sent there.
+/// What every packet into a tunnel begins with.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Headers<I> {
+    ethernet: EthernetHeader,
+    ip: I,
+    gre: GreHeader,
+}
+
+// SAFETY: `repr(C)` over headers, which have alignment 1 and no padding, and for which any bytes are valid.
+unsafe impl<I: Wire> Wire for Headers<I> {}
+
+/// The layer-2 rewrite towards the remote, if the packet may be sent there. What is not in use or not resolved carries
+/// no packet of any size.
 #[inline(always)]
-fn usable_adjacency<T: Tables>(
-    tables: &T,
+fn usable_adjacency<'t, T: Tables>(
+    tables: &'t T,
     tunnel: &TunnelEntry,
     inner: &Inner,
-    flags: TunnelFlags,
     overhead: usize,
-) -> Result<AdjacencyEntry, DropReason> {
-    if !flags.contains(TunnelFlags::IN_USE) {
-        return Err(DropReason::MissingEntry);
-    }
+) -> Result<&'t AdjacencyEntry, DropReason> {
     if inner.length > tunnel.mtu as usize {
-        return Err(DropReason::ExceedsTunnelMtu);
+        return Err(if tunnel.flags.contains(TunnelFlags::IN_USE) {
+            DropReason::ExceedsTunnelMtu
+        } else {
+            DropReason::MissingEntry
+        });
     }
-    let adjacency = tables
-        .adjacency(tunnel.adjacency)
-        .ok_or(DropReason::MissingEntry)?;
-    if adjacency.resolved == 0 {
-        return Err(DropReason::AdjacencyUnresolved);
-    }
+    let adjacency = tables.adjacency(tunnel.adjacency);
     if inner.length + overhead > adjacency.mtu as usize {
-        return Err(DropReason::ExceedsUnderlayMtu);
+        return Err(if adjacency.mtu > 0 {
+            DropReason::ExceedsUnderlayMtu
+        } else {
+            DropReason::AdjacencyUnresolved
+        });
     }
-    Ok(*adjacency)
+    Ok(adjacency)
 }
 
 #[inline(always)]
-fn write_ipv4<F: Frame>(
-    frame: &mut F,
-    tunnel: &TunnelEntry,
-    flags: TunnelFlags,
-    inner: &Inner,
-    overhead: usize,
-) -> Result<(), Truncated> {
+fn ipv4(tunnel: &TunnelEntry, flags: TunnelFlags, inner: &Inner, overhead: usize) -> Ipv4Hdr {
     let (tos, ttl) = (
         outer_tos(tunnel, flags, inner),
         outer_ttl(tunnel, flags, inner),
     );
-    let length = ((inner.length + overhead) as u16).to_be_bytes();
-    let [l0, l1, l2, l3, ..] = tunnel.local;
-    let [r0, r1, r2, r3, ..] = tunnel.remote;
+    let tot_len = ((inner.length + overhead) as u16).to_be_bytes();
     let check = Sum(tunnel.header_sum.into())
         .add([0, tos])
-        .add(length)
+        .add(tot_len)
         .add([ttl, 0])
         .checksum();
-    frame.write(
-        EthernetHeader::LENGTH,
-        Ipv4Hdr {
-            vihl: TunnelEntry::IPV4_VERSION_IHL,
-            tos,
-            tot_len: length,
-            id: [0, 0],
-            frags: TunnelEntry::IPV4_DONT_FRAGMENT,
-            ttl,
-            proto: IpProto::GRE.0,
-            check,
-            src_addr: [l0, l1, l2, l3],
-            dst_addr: [r0, r1, r2, r3],
-        },
-    )
+    Ipv4Hdr {
+        vihl: IPV4_WITHOUT_OPTIONS,
+        tos,
+        tot_len,
+        id: [0, 0],
+        frags: TunnelEntry::IPV4_DONT_FRAGMENT,
+        ttl,
+        proto: IpProto::GRE.0,
+        check,
+        src_addr: Address::v6(tunnel.local).to_v4(),
+        dst_addr: Address::v6(tunnel.remote).to_v4(),
+    }
 }
 
 #[inline(always)]
-fn write_ipv6<F: Frame>(
-    frame: &mut F,
+fn ipv6(
     tunnel: &TunnelEntry,
     flags: TunnelFlags,
     inner: &Inner,
     overhead: usize,
     label: u32,
-) -> Result<(), Truncated> {
+) -> Ipv6Hdr {
     let payload = inner.length + overhead - IPV6_LENGTH;
-    frame.write(
-        EthernetHeader::LENGTH,
-        Ipv6Hdr {
-            vcf: ipv6_first_word(outer_tos(tunnel, flags, inner), label),
-            payload_len: (payload as u16).to_be_bytes(),
-            next_hdr: IpProto::GRE.0,
-            hop_limit: outer_ttl(tunnel, flags, inner),
-            src_addr: tunnel.local,
-            dst_addr: tunnel.remote,
-        },
-    )
+    Ipv6Hdr {
+        vcf: ipv6_first_word(outer_tos(tunnel, flags, inner), label),
+        payload_len: (payload as u16).to_be_bytes(),
+        next_hdr: IpProto::GRE.0,
+        hop_limit: outer_ttl(tunnel, flags, inner),
+        src_addr: tunnel.local,
+        dst_addr: tunnel.remote,
+    }
 }
 
 /// The inner DSCP or the tunnel's, always with the inner ECN field (RFC 6040 §4.1, normal mode).
@@ -192,32 +208,33 @@ fn outer_ttl(tunnel: &TunnelEntry, flags: TunnelFlags, inner: &Inner) -> u8 {
     }
 }
 
+/// Writes what the GRE header says to follow it; most tunnels have at most a key.
 #[inline(always)]
-fn write_gre<F: Frame>(
+fn write_options<F: Frame>(
     frame: &mut F,
-    transmit_key: u32,
+    tunnel: &TunnelEntry,
     flags: TunnelFlags,
     inner: &Inner,
     sequence: u32,
-    offset: usize,
+    ip_length: usize,
 ) -> Result<(), DropReason> {
-    let header = GreHeader::new(
-        flags.contains(TunnelFlags::CHECKSUM),
-        flags.contains(TunnelFlags::KEY),
-        flags.contains(TunnelFlags::SEQUENCE),
-        inner.destination.family().ether_type(),
-    );
-    frame.write(offset, header)?;
-    if flags.contains(TunnelFlags::CHECKSUM) {
-        frame.write(offset + GreHeader::LENGTH, [0u8; GreHeader::OPTION_LENGTH])?;
+    let offset = EthernetHeader::LENGTH + ip_length;
+    let key = tunnel.transmit_key.to_be_bytes();
+    if !flags.intersects(TunnelFlags::CHECKSUM.union(TunnelFlags::SEQUENCE)) {
+        if flags.contains(TunnelFlags::KEY) {
+            frame.write(offset + GreHeader::LENGTH, key)?;
+        }
+        return Ok(());
     }
+    let header = GreHeader::new(flags.gre(), inner.destination.family().ether_type());
     if flags.contains(TunnelFlags::KEY) {
-        frame.write(offset + header.key_offset(), transmit_key.to_be_bytes())?;
+        frame.write(offset + header.key_offset(), key)?;
     }
     if flags.contains(TunnelFlags::SEQUENCE) {
         frame.write(offset + header.sequence_offset(), sequence.to_be_bytes())?;
     }
     if flags.contains(TunnelFlags::CHECKSUM) {
+        frame.write(offset + GreHeader::LENGTH, [0u8; GreHeader::OPTION_LENGTH])?;
         let sum = frame.sum(offset, header.length() + inner.length)?;
         frame.write(offset + GreHeader::LENGTH, sum.checksum())?;
     }

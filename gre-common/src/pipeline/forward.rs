@@ -4,7 +4,6 @@
 //! route of that network, and a peering is followed once, to machines of the peer only.
 
 use crate::counters::{Ledger, Owner};
-use crate::entry::PortEntry;
 use crate::event::Event;
 use crate::frame::{Frame, NoRoom};
 use crate::id::{Address, EtherType, Family, MacAddress, NeighbourId, NetworkId, PortId, TunnelId};
@@ -35,7 +34,8 @@ pub(super) fn forward<F: Frame, T: Tables>(
         Ingress::Port(network) => (network, false),
         Ingress::Tunnel(network) => (network, true),
     };
-    let mut target = find(tables, network, &inner.destination, from_tunnel)?;
+    let next_hop = tables.route(network, &inner.destination);
+    let mut target = follow(tables, next_hop, &inner.destination, from_tunnel)?;
     let mut originated = false;
     if let Target::Local(_) = target {
         // A copy out of line: what a function takes by reference lives in memory on every other way too.
@@ -44,7 +44,8 @@ pub(super) fn forward<F: Frame, T: Tables>(
         inner = request;
         originated = true;
         // By the rules of whoever asked, whose word alone says where the reply goes.
-        target = find(tables, network, &inner.destination, from_tunnel)?;
+        let next_hop = route_again(tables, network, inner.destination);
+        target = follow(tables, next_hop, &inner.destination, from_tunnel)?;
     }
     if let Target::Group(id) = target {
         target = match tables.member(id, group::flow(frame, inner)) {
@@ -104,15 +105,14 @@ fn is_forwardable(address: &Address) -> bool {
     }
 }
 
-/// The route's target, in the packet's own network or in one peered with it.
+/// Where the route leads, in the packet's own network or in one peered with it.
 #[inline(always)]
-fn find<T: Tables>(
+fn follow<T: Tables>(
     tables: &T,
-    network: NetworkId,
+    next_hop: NextHop,
     destination: &Address,
     from_tunnel: bool,
 ) -> Result<Target, DropReason> {
-    let next_hop = tables.route(network, destination);
     let target = next_hop.target().ok_or(DropReason::NoRoute)?;
     let Target::Peer(peer) = target else {
         return Ok(target);
@@ -120,7 +120,7 @@ fn find<T: Tables>(
     if from_tunnel {
         return Err(DropReason::PeeringTransit);
     }
-    match route_of_peer(tables, peer, *destination)
+    match route_again(tables, peer, *destination)
         .target()
         .ok_or(DropReason::NoRoute)?
     {
@@ -129,10 +129,10 @@ fn find<T: Tables>(
     }
 }
 
-/// Kept out of line: most packets need one look-up.
+/// A second look-up, out of line because few packets need one.
 #[inline(never)]
-fn route_of_peer<T: Tables>(tables: &T, peer: NetworkId, destination: Address) -> NextHop {
-    tables.route(peer, &destination)
+fn route_again<T: Tables>(tables: &T, network: NetworkId, destination: Address) -> NextHop {
+    tables.route(network, &destination)
 }
 
 #[inline(always)]
@@ -143,13 +143,14 @@ fn to_machine<F: Frame, T: Tables>(
     inner: &Inner,
     ledger: &mut Ledger,
 ) -> Result<Verdict, DropReason> {
-    let neighbour = tables.neighbour(id).ok_or(DropReason::MissingEntry)?;
+    let neighbour = tables.neighbour(id);
     let port_id = neighbour.port;
-    tables.touch_neighbour(id);
     if neighbour.resolved == 0 {
         let address = neighbour.address().ok_or(DropReason::MissingEntry)?;
+        tables.touch_neighbour(id);
         return Err(unresolved(tables, port_id, &address, ledger));
     }
+    tables.touch_neighbour(id);
     // Read behind `resolved`, which the daemon sets last.
     let mac = neighbour.mac;
     to_port(frame, tables, port_id, mac, inner, ledger)
@@ -182,9 +183,14 @@ fn to_port<F: Frame, T: Tables>(
     ledger: &mut Ledger,
 ) -> Result<Verdict, DropReason> {
     ledger.leave_through(Owner::Port(port_id), inner.length);
-    let port: PortEntry = *tables.port(port_id).ok_or(DropReason::MissingEntry)?;
+    let port = tables.port(port_id);
+    // A port that is not in use carries no packet of any size.
     if inner.length > port.mtu as usize {
-        return Err(DropReason::ExceedsPortMtu);
+        return Err(if port.mtu > 0 {
+            DropReason::ExceedsPortMtu
+        } else {
+            DropReason::MissingEntry
+        });
     }
     let ether_type = inner.destination.family().ether_type();
     if port.vlan.0 == 0 {

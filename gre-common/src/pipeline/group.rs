@@ -5,11 +5,11 @@
 //! one dies or returns, only the flows that had or get it move.
 
 use crate::entry::GroupEntry;
-use crate::frame::Frame;
+use crate::frame::{Frame, Truncated};
 use crate::id::{Family, IpProto, TunnelId};
 use crate::limits::{GROUP_BUCKETS, GROUP_MEMBERS};
 
-use super::parse::Inner;
+use super::parse::{self, Inner, Payload};
 
 /// Buckets that a flow tries before it takes any member that is alive.
 const ATTEMPTS: u32 = 16;
@@ -47,15 +47,10 @@ pub fn choose(group: &GroupEntry, flow: u64) -> TunnelId {
 /// lives in memory on every other way too.
 #[inline(never)]
 pub(super) fn flow<F: Frame>(frame: &F, inner: Inner) -> u64 {
-    let has_ports = matches!(inner.protocol, IpProto::TCP | IpProto::UDP) && !inner.fragment;
-    let ports: [u8; 4] = if has_ports {
-        frame
-            .read(inner.offset + inner.header_length)
-            .unwrap_or_default()
-    } else {
-        [0; 4]
+    let service = match parse::payload(frame, &inner) {
+        Ok(payload) => service(frame, payload),
+        Err(Truncated) => 0,
     };
-    let service = u64::from(u32::from_ne_bytes(ports)) << 8 | u64::from(inner.protocol.0);
     match inner.destination.family() {
         Family::V4 => {
             let source = u32::from_ne_bytes(inner.source.to_v4());
@@ -70,6 +65,18 @@ pub(super) fn flow<F: Frame>(frame: &F, inner: Inner) -> u64 {
             mix(hash ^ destination.1)
         }
     }
+}
+
+/// Ports and protocol.
+#[inline(always)]
+fn service<F: Frame>(frame: &F, payload: Payload) -> u64 {
+    let has_ports = matches!(payload.protocol, IpProto::TCP | IpProto::UDP) && !payload.fragment;
+    let ports: [u8; 4] = if has_ports {
+        frame.read(payload.offset).unwrap_or_default()
+    } else {
+        [0; 4]
+    };
+    u64::from(u32::from_ne_bytes(ports)) << 8 | u64::from(payload.protocol.0)
 }
 
 /// A permutation of the 64-bit numbers after which each bit depends on all. Multiplication carries bits upwards, the shift

@@ -14,14 +14,14 @@ mod resolve;
 pub mod sequence;
 
 use crate::counters::{Direction, Ledger, Owner};
-use crate::entry::{InterfaceEntry, InterfaceFlags};
+use crate::entry::{AttachedPort, InterfaceEntry, InterfaceFlags};
 use crate::frame::Frame;
-use crate::id::{IfIndex, NetworkId, PortId};
-use crate::key::VlanKey;
+use crate::id::{EtherType, IfIndex, NetworkId, PortId};
 use crate::tables::Tables;
 use crate::verdict::{DropReason, Verdict};
 
-use parse::Link;
+use demux::Received;
+use parse::{Inner, Link, Outer};
 
 /// Where a packet came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub fn process<F: Frame, T: Tables>(
     let Some(interface) = tables.interface(device) else {
         return Ok(Verdict::Pass);
     };
-    let verdict = from_device(frame, tables, device, *interface, ledger);
+    let verdict = from_device(frame, tables, interface, ledger);
     if let Err(reason) = verdict {
         tables.count_drop(ledger.owner, ledger.direction, reason);
     }
@@ -69,12 +69,10 @@ pub fn resolve<F: Frame, T: Tables>(
     let Ok(link) = parse::link(frame, interface) else {
         return Verdict::Pass;
     };
-    let Some(id) = port_of(tables, device, interface, &link) else {
+    let Some(AttachedPort { id, .. }) = port_of(tables, interface, &link) else {
         return Verdict::Pass;
     };
-    let Some(port) = tables.port(id) else {
-        return Verdict::Pass;
-    };
+    let port = tables.port(id);
     ledger.egress = port.device;
     resolve::answer(frame, tables, id, port, &link)
 }
@@ -104,14 +102,13 @@ pub fn not_sent<T: Tables>(tables: &T, ledger: &Ledger) -> DropReason {
 fn from_device<F: Frame, T: Tables>(
     frame: &mut F,
     tables: &T,
-    device: IfIndex,
-    interface: InterfaceEntry,
+    interface: &InterfaceEntry,
     ledger: &mut Ledger,
 ) -> Result<Verdict, DropReason> {
-    let Ok(link) = parse::link(frame, &interface) else {
+    let Ok(link) = parse::link(frame, interface) else {
         return Ok(Verdict::Pass);
     };
-    if let Some(port) = port_of(tables, device, &interface, &link) {
+    if let Some(port) = port_of(tables, interface, &link) {
         return from_port(frame, tables, port, link, ledger);
     }
     if interface.flags.contains(InterfaceFlags::UNDERLAY) && !link.is_tagged() && link.unicast_to_us
@@ -123,23 +120,16 @@ fn from_device<F: Frame, T: Tables>(
 
 /// The port that a frame belongs to, by its tag.
 #[inline(always)]
-fn port_of<T: Tables>(
-    tables: &T,
-    device: IfIndex,
-    interface: &InterfaceEntry,
-    link: &Link,
-) -> Option<PortId> {
-    if link.is_tagged() {
+fn port_of<T: Tables>(tables: &T, interface: &InterfaceEntry, link: &Link) -> Option<AttachedPort> {
+    let port = if link.is_tagged() {
         if !interface.flags.contains(InterfaceFlags::TAGGED_PORTS) {
             return None;
         }
-        tables.tagged_port(&VlanKey::new(device, link.vlan))
+        tables.tagged_port(interface.vlans, link.vlan)
     } else {
-        interface
-            .flags
-            .contains(InterfaceFlags::PORT)
-            .then_some(interface.port)
-    }
+        interface.untagged
+    };
+    (port.id != PortId(0)).then_some(port)
 }
 
 #[inline(always)]
@@ -156,8 +146,35 @@ fn from_underlay<F: Frame, T: Tables>(
         Err(_) if !demux::is_ours(tables, &outer) => return Ok(Verdict::Pass),
         received => received?,
     };
+    // In each arm the family is known, and what follows is compiled for it.
+    match received.protocol {
+        EtherType::IPV4 => {
+            let inner = parse::inner_v4(frame, received.payload);
+            from_site(frame, tables, outer, received, inner, ledger)
+        }
+        EtherType::IPV6 => {
+            let inner = parse::inner_v6(frame, received.payload);
+            from_site(frame, tables, outer, received, inner, ledger)
+        }
+        _ => {
+            let inner = Err(DropReason::GreProtocol);
+            from_site(frame, tables, outer, received, inner, ledger)
+        }
+    }
+}
+
+/// What a site has sent.
+#[inline(always)]
+fn from_site<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    outer: Outer,
+    received: Received,
+    inner: Result<Inner, DropReason>,
+    ledger: &mut Ledger,
+) -> Result<Verdict, DropReason> {
+    let inner = inner.and_then(|inner| inner.within(received.payload_length));
     ledger.owner = Owner::Tunnel(received.id);
-    let inner = parse::inner(frame, &received);
     ledger.bytes = inner.map_or(received.payload_length, |inner| inner.length as u32);
     tables.count(ledger.owner, Direction::Receive, ledger.bytes);
     let network = decap::check(frame, tables, &outer, &received)?;
@@ -170,22 +187,41 @@ fn from_underlay<F: Frame, T: Tables>(
 fn from_port<F: Frame, T: Tables>(
     frame: &mut F,
     tables: &T,
-    id: PortId,
+    port: AttachedPort,
     link: Link,
     ledger: &mut Ledger,
 ) -> Result<Verdict, DropReason> {
-    let Some(port) = tables.port(id).filter(|port| port.in_use != 0) else {
-        return Ok(Verdict::Pass);
-    };
     if resolve::is_resolution(frame, &link) {
         return Ok(Verdict::Resolve);
     }
-    if !link.unicast_to_us || !link.is_ip() {
+    if !link.unicast_to_us {
         return Ok(Verdict::Pass);
     }
-    let network = port.network;
-    ledger.owner = Owner::Port(id);
-    let inner = parse::from_machine(frame, &link);
+    ledger.owner = Owner::Port(port.id);
+    match link.ether_type {
+        EtherType::IPV4 => {
+            let inner = parse::inner_v4(frame, link.length);
+            from_machine(frame, tables, port.network, link, inner, ledger)
+        }
+        EtherType::IPV6 => {
+            let inner = parse::inner_v6(frame, link.length);
+            from_machine(frame, tables, port.network, link, inner, ledger)
+        }
+        _ => Ok(Verdict::Pass),
+    }
+}
+
+/// What a machine has sent.
+#[inline(always)]
+fn from_machine<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    network: NetworkId,
+    link: Link,
+    inner: Result<Inner, DropReason>,
+    ledger: &mut Ledger,
+) -> Result<Verdict, DropReason> {
+    let inner = inner.and_then(|inner| inner.reached_by(frame));
     let bytes = inner.map_or_else(|_| frame.length() - link.length, |inner| inner.length);
     ledger.bytes = bytes as u32;
     tables.count(ledger.owner, Direction::Receive, ledger.bytes);

@@ -3,14 +3,15 @@
 //! Called by the entry points in `mod.rs`. Offsets in the records are from the beginning of the frame and stay valid
 //! until the head is moved, which only the last stage does.
 
+use crate::checksum::Sum;
 use crate::entry::InterfaceEntry;
 use crate::frame::{Frame, Truncated};
-use crate::id::{Address, EtherType, IpProto, MacAddress, VlanId};
+use crate::id::{Address, EtherType, Family, IpProto, MacAddress, VlanId};
 use crate::verdict::DropReason;
 use crate::wire::ether::{EthernetHeader, VlanTag};
-use crate::wire::ip::{IPV4_LENGTH, IPV6_LENGTH, Ipv4Ext, Ipv4Hdr, Ipv6Ext, Ipv6Hdr};
-
-use super::demux::Received;
+use crate::wire::ip::{
+    IPV4_LENGTH, IPV4_WITHOUT_OPTIONS, IPV6_LENGTH, Ipv4Ext, Ipv4Hdr, Ipv6Ext, Ipv6Hdr,
+};
 
 /// The layer-2 part of a frame. In this order the address is aligned on the stack, which the verifier wants.
 #[repr(C, align(8))]
@@ -59,15 +60,20 @@ pub(super) struct Inner {
     pub offset: usize,
     /// Its length in bytes.
     pub length: usize,
-    /// Bytes of its IP header; IPv6 without extension headers.
-    pub header_length: usize,
     /// TTL or hop limit.
     pub ttl: u8,
     /// TOS or traffic class.
     pub tos: u8,
+}
+
+/// What a packet carries. Few need it, and read their header a second time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Payload {
     /// Protocol or next header.
     pub protocol: IpProto,
-    /// Whether it is an IPv4 fragment.
+    /// Offset of the first byte behind the IP header; IPv6 without extension headers.
+    pub offset: usize,
+    /// Whether the packet is an IPv4 fragment.
     pub fragment: bool,
 }
 
@@ -77,11 +83,25 @@ impl Link {
     pub(super) const fn is_tagged(&self) -> bool {
         self.vlan.0 != 0
     }
+}
 
-    /// Whether the frame carries IPv4 or IPv6.
+impl Inner {
+    /// The packet, which may be shorter than the `bytes` that GRE carried, but not longer.
     #[inline(always)]
-    pub(super) fn is_ip(&self) -> bool {
-        self.ether_type == EtherType::IPV4 || self.ether_type == EtherType::IPV6
+    pub(super) fn within(self, bytes: u32) -> Result<Self, DropReason> {
+        if self.length > bytes as usize {
+            return Err(DropReason::InnerMalformed);
+        }
+        Ok(self)
+    }
+
+    /// The packet, all of which the frame must have.
+    #[inline(always)]
+    pub(super) fn reached_by<F: Frame>(self, frame: &F) -> Result<Self, DropReason> {
+        if !frame.reaches(self.offset + self.length) {
+            return Err(DropReason::Truncated);
+        }
+        Ok(self)
     }
 }
 
@@ -219,45 +239,22 @@ fn behind_options<F: Frame>(frame: &F, first: IpProto, offset: usize) -> Behind 
     }
 }
 
-/// Reads the header of a packet that came through a tunnel; it may be shorter than what GRE carried, never longer.
+/// Reads the header of an IPv4 packet to forward.
 #[inline(always)]
-pub(super) fn inner<F: Frame>(frame: &F, received: &Received) -> Result<Inner, DropReason> {
-    let inner = match received.protocol {
-        EtherType::IPV4 => inner_v4(frame, received.payload)?,
-        EtherType::IPV6 => inner_v6(frame, received.payload)?,
-        _ => return Err(DropReason::GreProtocol),
-    };
-    if inner.length > received.payload_length as usize {
-        return Err(DropReason::InnerMalformed);
-    }
-    Ok(inner)
-}
-
-/// Reads the header of a packet that came from a machine.
-#[inline(always)]
-pub(super) fn from_machine<F: Frame>(frame: &F, link: &Link) -> Result<Inner, DropReason> {
-    let inner = match link.ether_type {
-        EtherType::IPV4 => inner_v4(frame, link.length)?,
-        _ => inner_v6(frame, link.length)?,
-    };
-    if !frame.reaches(inner.offset + inner.length) {
-        return Err(DropReason::Truncated);
-    }
-    Ok(inner)
-}
-
-#[inline(always)]
-fn inner_v4<F: Frame>(frame: &F, offset: usize) -> Result<Inner, DropReason> {
+pub(super) fn inner_v4<F: Frame>(frame: &F, offset: usize) -> Result<Inner, DropReason> {
     let header: Ipv4Hdr = frame.read(offset)?;
-    let header_length = header.header_length();
     let length = u16::from_be_bytes(header.tot_len) as usize;
-    if header.vihl >> 4 != 4 {
+    let header_length = if header.vihl == IPV4_WITHOUT_OPTIONS {
+        IPV4_LENGTH
+    } else if header.vihl >> 4 != 4 {
         return Err(DropReason::InnerVersion);
-    }
+    } else {
+        header.header_length()
+    };
     if header_length < IPV4_LENGTH || length < header_length {
         return Err(DropReason::InnerMalformed);
     }
-    if !header_sum_is_correct(frame, &header, offset, header_length)? {
+    if !header_sum_is_correct(frame, offset, header_length)? {
         return Err(DropReason::InnerChecksum);
     }
     Ok(Inner {
@@ -265,16 +262,14 @@ fn inner_v4<F: Frame>(frame: &F, offset: usize) -> Result<Inner, DropReason> {
         destination: Address::v4(header.dst_addr),
         offset,
         length,
-        header_length,
         ttl: header.ttl,
         tos: header.tos,
-        protocol: IpProto(header.proto),
-        fragment: header.is_fragment(),
     })
 }
 
+/// Reads the header of an IPv6 packet to forward.
 #[inline(always)]
-fn inner_v6<F: Frame>(frame: &F, offset: usize) -> Result<Inner, DropReason> {
+pub(super) fn inner_v6<F: Frame>(frame: &F, offset: usize) -> Result<Inner, DropReason> {
     let header: Ipv6Hdr = frame.read(offset)?;
     if header.vcf[0] >> 4 != 6 {
         return Err(DropReason::InnerVersion);
@@ -284,23 +279,45 @@ fn inner_v6<F: Frame>(frame: &F, offset: usize) -> Result<Inner, DropReason> {
         destination: Address::v6(header.dst_addr),
         offset,
         length: IPV6_LENGTH + u16::from_be_bytes(header.payload_len) as usize,
-        header_length: IPV6_LENGTH,
         ttl: header.hop_limit,
         tos: header.traffic_class(),
-        protocol: IpProto(header.next_hdr),
-        fragment: false,
     })
+}
+
+/// What the packet carries.
+#[inline(always)]
+pub(super) fn payload<F: Frame>(frame: &F, inner: &Inner) -> Result<Payload, Truncated> {
+    match inner.destination.family() {
+        Family::V4 => {
+            let header: Ipv4Hdr = frame.read(inner.offset)?;
+            Ok(Payload {
+                protocol: IpProto(header.proto),
+                offset: inner.offset + header.header_length(),
+                fragment: header.is_fragment(),
+            })
+        }
+        Family::V6 => {
+            let [next_header, _]: [u8; 2] = frame.read(inner.offset + 6)?;
+            Ok(Payload {
+                protocol: IpProto(next_header),
+                offset: inner.offset + IPV6_LENGTH,
+                fragment: false,
+            })
+        }
+    }
 }
 
 /// Whether the checksum of an IPv4 header with its options is correct (RFC 1812 §5.2.2).
 #[inline(always)]
 pub(super) fn header_sum_is_correct<F: Frame>(
     frame: &F,
-    header: &Ipv4Hdr,
     offset: usize,
     length: usize,
 ) -> Result<bool, Truncated> {
-    let mut sum = header.sum();
+    // Whole words: the fields one by one take three times the instructions.
+    let words: [[u8; 4]; IPV4_LENGTH / 4] = frame.read(offset)?;
+    let [a, b, c, d, e] = words;
+    let mut sum = Sum(0).add_4(a).add_4(b).add_4(c).add_4(d).add_4(e);
     if length > IPV4_LENGTH {
         sum = sum.join(frame.sum(offset + IPV4_LENGTH, length - IPV4_LENGTH)?);
     }

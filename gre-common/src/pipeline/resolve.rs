@@ -316,13 +316,14 @@ fn learn_from<T: Tables>(tables: &T, id: PortId, port: &PortEntry, sighting: &Si
             tables.learn(&MachineKey::new(id, address), mac);
             true
         }
-        Some(Target::Neighbour(neighbour)) => tables.neighbour(neighbour).is_some_and(|entry| {
+        Some(Target::Neighbour(neighbour)) => {
+            let entry = tables.neighbour(neighbour);
             entry.port == id
                 && entry.address() == Some(address)
                 && (sighting.is_answer != 0
                     || entry.resolved == 0
                     || entry.mac.to_word() != sighting.mac)
-        }),
+        }
         _ => false,
     };
     if is_news {

@@ -29,18 +29,18 @@ impl GreHeader {
     pub const LENGTH: usize = 4;
     /// Bytes of each option: checksum with Reserved1, key, sequence number.
     pub const OPTION_LENGTH: usize = 4;
-    const CHECKSUM: u8 = 0x80;
-    const KEY: u8 = 0x20;
-    const SEQUENCE: u8 = 0x10;
+    /// Bit of the first byte: a checksum is present.
+    pub const CHECKSUM: u8 = 0x80;
+    /// Bit of the first byte: a key is present.
+    pub const KEY: u8 = 0x20;
+    /// Bit of the first byte: a sequence number is present.
+    pub const SEQUENCE: u8 = 0x10;
     /// Bits 1, 4 and 5: a receiver must discard packets with them (RFC 2784 §2.3); bits 6 to 12 it ignores.
     const MUST_BE_ZERO: u8 = 0x4c;
 
-    /// A version 0 header.
+    /// A version 0 header whose first byte has these of the bits above.
     #[inline(always)]
-    pub const fn new(checksum: bool, key: bool, sequence: bool, protocol: EtherType) -> Self {
-        let flags = (Self::CHECKSUM * checksum as u8)
-            | (Self::KEY * key as u8)
-            | (Self::SEQUENCE * sequence as u8);
+    pub const fn new(flags: u8, protocol: EtherType) -> Self {
         Self {
             flags,
             version: 0,
@@ -112,7 +112,10 @@ mod tests {
         let lengths = [4, 8, 8, 12, 8, 12, 12, 16];
         for (index, length) in lengths.into_iter().enumerate() {
             let (checksum, key, sequence) = (index & 4 != 0, index & 2 != 0, index & 1 != 0);
-            let header = GreHeader::new(checksum, key, sequence, EtherType::IPV4);
+            let flags = (GreHeader::CHECKSUM * u8::from(checksum))
+                | (GreHeader::KEY * u8::from(key))
+                | (GreHeader::SEQUENCE * u8::from(sequence));
+            let header = GreHeader::new(flags, EtherType::IPV4);
             assert_eq!(header.length(), length);
             assert_eq!(header.key_offset(), if checksum { 8 } else { 4 });
             assert_eq!(

@@ -8,11 +8,12 @@
 
 pub use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
-use crate::checksum::Sum;
 use crate::frame::Wire;
 
 /// Bytes of an IPv4 header without options.
 pub const IPV4_LENGTH: usize = 20;
+/// First byte of an IPv4 header without options: version 4, five words.
+pub const IPV4_WITHOUT_OPTIONS: u8 = 0x45;
 /// Bytes of an IPv6 header.
 pub const IPV6_LENGTH: usize = 40;
 
@@ -30,8 +31,6 @@ pub trait Ipv4Ext {
     fn header_length(&self) -> usize;
     /// Whether the packet is a fragment: more follow, or it is not the first.
     fn is_fragment(&self) -> bool;
-    /// Sum of the 20 bytes without options.
-    fn sum(&self) -> Sum;
 }
 
 impl Ipv4Ext for Ipv4Hdr {
@@ -43,19 +42,6 @@ impl Ipv4Ext for Ipv4Hdr {
     #[inline(always)]
     fn is_fragment(&self) -> bool {
         u16::from_be_bytes(self.frags) & 0x3fff != 0
-    }
-
-    #[inline(always)]
-    fn sum(&self) -> Sum {
-        Sum::default()
-            .add([self.vihl, self.tos])
-            .add(self.tot_len)
-            .add(self.id)
-            .add(self.frags)
-            .add([self.ttl, self.proto])
-            .add(self.check)
-            .add_4(self.src_addr)
-            .add_4(self.dst_addr)
     }
 }
 

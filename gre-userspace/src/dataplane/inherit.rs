@@ -10,9 +10,11 @@ use aya::maps::{Array, Map, MapData, MapInfo, MapType};
 use gre_common::counters::{DropKey, Stats};
 use gre_common::entry::NeighbourEntry;
 use gre_common::limits;
+use gre_common::memory::Memory;
 use gre_common::tables::SequenceEntry;
 
-use super::maps::{Mapped, Maps};
+use super::maps::Maps;
+use super::memory::MappedMemory;
 use super::pins::Pins;
 
 /// What a map must look like to be used.
@@ -56,12 +58,12 @@ const COUNTERS: [Shape; 4] = [
     },
 ];
 
-const MACHINES: Shape = Shape {
-    name: "NEIGHBOURS",
+const TABLES: Shape = Shape {
+    name: "TABLES",
     kind: MapType::Array,
     key: 4,
-    value: size_of::<NeighbourEntry>(),
-    entries: limits::NEIGHBOURS,
+    value: size_of::<Memory>(),
+    entries: 1,
 };
 
 /// The pinned maps to go on with, by name: all of them or none, since they belong together.
@@ -76,13 +78,13 @@ pub(super) fn counters(pins: &Pins) -> Vec<(&'static str, PathBuf)> {
 
 /// The machines that the last generation could send to.
 pub(super) fn machines(pins: &Pins) -> Vec<NeighbourEntry> {
-    let path = pins.map(MACHINES.name);
-    if !has_this_abi(pins) || !MACHINES.fits(&path) {
+    let path = pins.map(TABLES.name);
+    if !has_this_abi(pins) || !TABLES.fits(&path) {
         return Vec::new();
     }
-    let table = MapData::from_pin(&path).ok();
-    let table = table.and_then(|data| Mapped::<NeighbourEntry>::new(data, limits::NEIGHBOURS).ok());
-    table.map_or_else(Vec::new, |table| table.resolved().collect())
+    let map = MapData::from_pin(&path).ok();
+    let memory = map.and_then(|map| MappedMemory::new(&map).ok());
+    memory.map_or_else(Vec::new, |memory| memory.resolved_neighbours().collect())
 }
 
 fn has_this_abi(pins: &Pins) -> bool {

@@ -2,51 +2,44 @@
 //!
 //! Made by `load`, written by `apply` and read for reports. Nothing is decided here: each method is one access.
 
-use std::mem::offset_of;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
-
 use aya::maps::xdp::DevMapHash;
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
 use aya::util::nr_cpus;
 use aya::{Ebpf, Pod};
 use gre_common::counters::{Direction, DropKey, Owner, Stats};
 use gre_common::entry::{
-    AdjacencyEntry, GroupEntry, InterfaceEntry, NeighbourEntry, NetworkEntry, PortEntry,
-    TunnelEntry,
+    AdjacencyEntry, GroupEntry, InterfaceEntry, NeighbourEntry, PortEntry, TunnelEntry,
 };
 use gre_common::fib::Root;
 use gre_common::id::{
     Address, AdjacencyId, GroupId, IfIndex, NeighbourId, NetworkId, PortId, TunnelId, VlanId,
 };
-use gre_common::key::{DemuxKey, DemuxKeyV4, DemuxKeyV6, EndpointKey, MachineKey, VlanKey};
+use gre_common::key::{DemuxKey, EndpointKey, MachineKey};
 use gre_common::limits;
 use gre_common::tables::SequenceEntry;
 use gre_common::verdict::DropReason;
-use memmap2::{MmapOptions, MmapRaw};
 
+use super::demux::DemuxIndex;
 use super::load::Missing;
+use super::memory::MappedMemory;
+use super::vlans::VlanTables;
 use crate::error::{Error, Result};
-use crate::fib::{Family, MappedArray};
+use crate::fib::{Family, KernelGracePeriod, MappedArray};
 
 /// Every map that the daemon writes or reads.
 pub struct Maps {
-    interfaces: Array<MapData, Plain<InterfaceEntry>>,
-    ports: Array<MapData, Plain<PortEntry>>,
-    ports_by_vlan: HashMap<MapData, Plain<VlanKey>, u32>,
+    memory: MappedMemory,
+    demux: DemuxIndex,
+    vlans: VlanTables,
     endpoints: HashMap<MapData, Plain<EndpointKey>, u32>,
-    demux_v4: HashMap<MapData, Plain<DemuxKeyV4>, u32>,
-    demux_v6: HashMap<MapData, Plain<DemuxKeyV6>, u32>,
-    tunnels: Array<MapData, Plain<TunnelEntry>>,
-    groups: Mapped<GroupEntry>,
-    networks: Mapped<NetworkEntry>,
-    neighbours: Mapped<NeighbourEntry>,
-    adjacencies: Array<MapData, Plain<AdjacencyEntry>>,
     tunnel_stats: PerCpuArray<MapData, Plain<Stats>>,
     port_stats: PerCpuArray<MapData, Plain<Stats>>,
     drops: PerCpuHashMap<MapData, Plain<DropKey>, u64>,
     sequences: Array<MapData, Plain<SequenceEntry>>,
     learnt: HashMap<MapData, Plain<MachineKey>, u64>,
     devices: DevMapHash<MapData>,
+    // Keeps the map, of which the mapping alone would not be a descriptor.
+    _tables: MapData,
 }
 
 impl Maps {
@@ -59,44 +52,44 @@ impl Maps {
         version
             .set(0, Self::ABI, 0)
             .map_err(|source| Error::bpf("write map VERSION", source))?;
-        let fib = MappedArray::new(take_data(ebpf, "FIB")?.fd(), limits::FIB_BYTES)
-            .map_err(|source| Error::bpf("map the memory of map FIB", source))?;
+        let tables = take_data(ebpf, "TABLES")?;
+        let fib = MappedArray::new(tables.fd(), limits::FIB_BYTES)
+            .map_err(|source| Error::bpf("map the memory of map TABLES", source))?;
         let maps = Self {
-            interfaces: take(ebpf, "INTERFACES")?,
-            ports: take(ebpf, "PORTS")?,
-            ports_by_vlan: take(ebpf, "PORTS_BY_VLAN")?,
+            memory: MappedMemory::new(&tables)?,
+            demux: DemuxIndex::default(),
+            vlans: VlanTables::default(),
             endpoints: take(ebpf, "ENDPOINTS")?,
-            demux_v4: take(ebpf, "DEMUX_V4")?,
-            demux_v6: take(ebpf, "DEMUX_V6")?,
-            tunnels: take(ebpf, "TUNNELS")?,
-            groups: Mapped::new(take_data(ebpf, "GROUPS")?, limits::GROUPS)?,
-            networks: Mapped::new(take_data(ebpf, "NETWORKS")?, limits::NETWORKS)?,
-            neighbours: Mapped::new(take_data(ebpf, "NEIGHBOURS")?, limits::NEIGHBOURS)?,
-            adjacencies: take(ebpf, "ADJACENCIES")?,
             tunnel_stats: take(ebpf, "TUNNEL_STATS")?,
             port_stats: take(ebpf, "PORT_STATS")?,
             drops: take(ebpf, "DROPS")?,
             sequences: take(ebpf, "SEQUENCES")?,
             learnt: take(ebpf, "LEARNT")?,
             devices: take(ebpf, "DEVICES")?,
+            _tables: tables,
         };
         Ok((maps, fib))
     }
 
-    /// What the gateway makes of a device's frames; a default entry leaves them to the kernel.
-    pub fn set_interface(&mut self, device: IfIndex, entry: InterfaceEntry) -> Result<()> {
-        self.interfaces
-            .set(device.0, Plain(entry), 0)
-            .map_err(|source| {
-                Error::bpf(format!("write device {device} to map INTERFACES"), source)
-            })
+    /// What the gateway makes of a device's frames, with the port of untagged ones; a default entry leaves them to the
+    /// kernel. Ports come before.
+    pub fn set_interface(
+        &mut self,
+        device: IfIndex,
+        entry: InterfaceEntry,
+        untagged: Option<PortId>,
+    ) {
+        let entry = InterfaceEntry {
+            untagged: self.memory.attached(untagged),
+            vlans: self.vlans.of(device),
+            ..entry
+        };
+        self.memory.set_interface(device, entry);
     }
 
     /// Writes a port; a default entry takes it away.
-    pub fn set_port(&mut self, id: PortId, entry: PortEntry) -> Result<()> {
-        self.ports
-            .set(id.0, Plain(entry), 0)
-            .map_err(|source| Error::bpf(format!("write port {id} to map PORTS"), source))
+    pub fn set_port(&mut self, id: PortId, entry: PortEntry) {
+        self.memory.set_port(id, entry);
     }
 
     /// Removes what the data plane remembers of a machine by itself. Nothing depends on it: such an entry gives way to
@@ -105,26 +98,21 @@ impl Maps {
         let _ = self.learnt.remove(&Plain(MachineKey::new(port, address)));
     }
 
-    /// Whose frames with this tag are; `None`: the kernel's.
+    /// Whose frames with this tag are; `None`: the kernel's. The port comes before,
+    /// and the device's [`Maps::set_interface`] after its first tag.
     pub fn set_tagged_port(
         &mut self,
         device: IfIndex,
         vlan: VlanId,
         port: Option<PortId>,
     ) -> Result<()> {
-        let key = Plain(VlanKey::new(device, vlan));
-        let result = match port {
-            Some(port) => self.ports_by_vlan.insert(key, port.0, 0),
-            None => absent_is_fine(self.ports_by_vlan.remove(&key)),
-        };
-        result.map_err(|source| {
-            hash_error(
-                "PORTS_BY_VLAN",
-                "the table of VLANs of ports",
-                limits::PORTS,
-                source,
-            )
-        })
+        match port {
+            Some(port) => self.vlans.insert(&self.memory, device, vlan, port),
+            None => {
+                self.vlans.remove(&self.memory, device, vlan);
+                Ok(())
+            }
+        }
     }
 
     /// Whether GRE to this address is the gateway's.
@@ -145,55 +133,52 @@ impl Maps {
         })
     }
 
-    /// Which tunnel packets belong to; `None`: to no tunnel.
+    /// Which tunnel packets belong to; `None`: to no tunnel. The tunnel's own entry has the last word.
     pub fn set_demux(&mut self, key: DemuxKey, tunnel: Option<TunnelId>) -> Result<()> {
-        let result = match (key, tunnel) {
-            (DemuxKey::V4(key), Some(tunnel)) => self.demux_v4.insert(Plain(key), tunnel.0, 0),
-            (DemuxKey::V4(key), None) => absent_is_fine(self.demux_v4.remove(&Plain(key))),
-            (DemuxKey::V6(key), Some(tunnel)) => self.demux_v6.insert(Plain(key), tunnel.0, 0),
-            (DemuxKey::V6(key), None) => absent_is_fine(self.demux_v6.remove(&Plain(key))),
-        };
-        result
-            .map_err(|source| hash_error("DEMUX", "the table of tunnels", limits::TUNNELS, source))
+        match tunnel {
+            Some(tunnel) => self
+                .demux
+                .insert(&self.memory, &mut KernelGracePeriod, key, tunnel),
+            None => {
+                self.demux.remove(&self.memory, &key);
+                Ok(())
+            }
+        }
     }
 
     /// Writes a tunnel; a default entry takes it away.
-    pub fn set_tunnel(&mut self, id: TunnelId, entry: TunnelEntry) -> Result<()> {
-        self.tunnels
-            .set(id.0, Plain(entry), 0)
-            .map_err(|source| Error::bpf(format!("write tunnel {id} to map TUNNELS"), source))
+    pub fn set_tunnel(&mut self, id: TunnelId, entry: TunnelEntry) {
+        self.memory.set_tunnel(id, entry);
     }
 
     /// Writes a group, or changes it under the packets that it takes; a default entry takes it away.
     pub fn set_group(&mut self, id: GroupId, entry: &GroupEntry) {
-        self.groups.write(id, entry);
+        self.memory.set_group(id, entry);
     }
 
     /// Tells a group which of its members are alive.
     pub fn set_group_liveness(&mut self, id: GroupId, alive: u32) {
-        self.groups.alive(id).store(alive, Ordering::Release);
+        self.memory.set_group_liveness(id, alive);
     }
 
     /// Publishes the root of one of a network's routing tables.
     pub fn set_root(&mut self, network: NetworkId, family: Family, root: Root) {
-        self.networks.set_root(network, family, root);
+        self.memory.set_root(network, family, root);
     }
 
     /// Writes a machine; a default entry takes it away.
     pub fn set_neighbour(&mut self, id: NeighbourId, entry: NeighbourEntry) {
-        self.neighbours.write(id, entry);
+        self.memory.set_neighbour(id, entry);
     }
 
     /// Whether the data plane has sent to the machine since the last call.
     pub fn take_used(&self, id: NeighbourId) -> bool {
-        self.neighbours.take_used(id)
+        self.memory.take_used(id)
     }
 
     /// Writes an underlay next hop.
-    pub fn set_adjacency(&mut self, id: AdjacencyId, entry: AdjacencyEntry) -> Result<()> {
-        self.adjacencies
-            .set(id.0, Plain(entry), 0)
-            .map_err(|source| Error::bpf(format!("write next hop {id} to map ADJACENCIES"), source))
+    pub fn set_adjacency(&mut self, id: AdjacencyId, entry: AdjacencyEntry) {
+        self.memory.set_adjacency(id, entry);
     }
 
     /// Whether frames may be sent on a device.
@@ -286,156 +271,7 @@ macro_rules! plain {
     )*};
 }
 
-plain!(
-    AdjacencyEntry,
-    DemuxKeyV4,
-    DemuxKeyV6,
-    DropKey,
-    EndpointKey,
-    MachineKey,
-    InterfaceEntry,
-    PortEntry,
-    SequenceEntry,
-    Stats,
-    TunnelEntry,
-    VlanKey,
-);
-
-/// A `BPF_F_MMAPABLE` array, written in place.
-pub(super) struct Mapped<T> {
-    memory: MmapRaw,
-    length: usize,
-    // Keeps the map, of which the mapping alone would not be a descriptor.
-    _data: MapData,
-    entries: std::marker::PhantomData<T>,
-}
-
-// An entry's offset is its index times its size only for multiples of 8 (`bpf_map_area` rounds up).
-const _: () = {
-    assert!(size_of::<GroupEntry>().is_multiple_of(8));
-    assert!(size_of::<NetworkEntry>() == 8);
-    assert!(size_of::<NeighbourEntry>().is_multiple_of(8));
-};
-
-impl<T> Mapped<T> {
-    pub(super) fn new(data: MapData, length: usize) -> Result<Self> {
-        let memory = MmapOptions::new()
-            .len(length * size_of::<T>())
-            .map_raw(std::os::fd::AsRawFd::as_raw_fd(&std::os::fd::AsFd::as_fd(
-                data.fd(),
-            )))
-            .map_err(|source| Error::system("map the memory of a table", source))?;
-        Ok(Self {
-            memory,
-            length,
-            _data: data,
-            entries: std::marker::PhantomData,
-        })
-    }
-
-    fn entry(&self, index: u32) -> *mut T {
-        let index = index as usize;
-        assert!(index < self.length, "ids stay below the table's limit");
-        self.memory.as_mut_ptr().cast::<T>().wrapping_add(index)
-    }
-}
-
-impl Mapped<GroupEntry> {
-    /// At no time a bucket leads to a place where nobody is: new members come first, then buckets lead there, and only
-    /// then the others go.
-    fn write(&self, id: GroupId, entry: &GroupEntry) {
-        let alive = self.alive(id);
-        let members = self
-            .entry(id.0)
-            .wrapping_byte_add(offset_of!(GroupEntry, members));
-        let buckets = self
-            .entry(id.0)
-            .wrapping_byte_add(offset_of!(GroupEntry, buckets));
-        let set_members = |which: fn(&TunnelId) -> bool| {
-            let members = members.cast::<TunnelId>();
-            for (place, member) in entry.members.iter().enumerate().filter(|(_, id)| which(id)) {
-                // SAFETY: a place of the valid entry, aligned; the data plane reads whole words of it meanwhile.
-                unsafe { members.wrapping_add(place).write_volatile(*member) };
-            }
-            fence(Ordering::Release);
-        };
-        set_members(|member| member.0 != 0);
-        alive.fetch_or(entry.alive, Ordering::Release);
-        let buckets = buckets.cast::<u8>();
-        for (bucket, place) in entry.buckets.iter().enumerate() {
-            // SAFETY: a bucket of the valid entry; the data plane reads the byte meanwhile.
-            unsafe { buckets.wrapping_add(bucket).write_volatile(*place) };
-        }
-        alive.store(entry.alive, Ordering::Release);
-        set_members(|member| member.0 == 0);
-    }
-
-    fn alive(&self, id: GroupId) -> &AtomicU32 {
-        let alive = self
-            .entry(id.0)
-            .wrapping_byte_add(offset_of!(GroupEntry, alive));
-        // SAFETY: valid and aligned while the mapping lives; the data plane only reads, and by whole words.
-        unsafe { AtomicU32::from_ptr(alive.cast()) }
-    }
-}
-
-impl Mapped<NetworkEntry> {
-    fn set_root(&self, network: NetworkId, family: Family, root: Root) {
-        let entry = self.entry(network.0);
-        // SAFETY: the pointer is valid, aligned (entries are 8 bytes in page-aligned memory), and all that write it do
-        // so atomically; the data plane reads each root by one load.
-        let roots = unsafe { AtomicU64::from_ptr(entry.cast()) };
-        let mut both: [Root; 2] = unpack(roots.load(Ordering::Relaxed));
-        both[usize::from(family == Family::V6)] = root;
-        roots.store(pack(both), Ordering::Release);
-    }
-}
-
-/// The two roots as they lie in memory, which is as one word.
-fn pack([v4, v6]: [Root; 2]) -> u64 {
-    let ([a, b, c, d], [e, f, g, h]) = (v4.0.to_ne_bytes(), v6.0.to_ne_bytes());
-    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
-}
-
-fn unpack(word: u64) -> [Root; 2] {
-    let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
-    [[a, b, c, d], [e, f, g, h]].map(|half| Root(u32::from_ne_bytes(half)))
-}
-
-impl Mapped<NeighbourEntry> {
-    /// An entry that becomes resolved is complete before it says so.
-    fn write(&self, id: NeighbourId, entry: NeighbourEntry) {
-        let place = self.entry(id.0);
-        let unresolved = NeighbourEntry {
-            resolved: 0,
-            ..entry
-        };
-        // SAFETY: the pointer is valid and aligned; the data plane may read the bytes meanwhile, as with any map.
-        unsafe { place.write_volatile(unresolved) };
-        fence(Ordering::Release);
-        // SAFETY: the pointer is valid; only an address is taken.
-        let resolved = unsafe { &raw mut (*place).resolved };
-        // SAFETY: as above.
-        unsafe { resolved.write_volatile(entry.resolved) };
-    }
-
-    /// The entries that packets can be sent by.
-    pub(super) fn resolved(&self) -> impl Iterator<Item = NeighbourEntry> {
-        (0..self.length as u32)
-            .map(|index| {
-                // SAFETY: the pointer is valid and aligned, and any bytes are an entry.
-                unsafe { self.entry(index).read_volatile() }
-            })
-            .filter(|entry| entry.resolved == 1)
-    }
-
-    fn take_used(&self, id: NeighbourId) -> bool {
-        // SAFETY: the pointer is valid; only its address is taken.
-        let used = unsafe { &raw mut (*self.entry(id.0)).used };
-        // SAFETY: valid and aligned; the data plane stores whole words there, and nobody holds a reference.
-        unsafe { AtomicU32::from_ptr(used) }.swap(0, Ordering::Relaxed) != 0
-    }
-}
+plain!(DropKey, EndpointKey, MachineKey, SequenceEntry, Stats,);
 
 fn take<M: TryFrom<aya::maps::Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<M> {
     let map = ebpf

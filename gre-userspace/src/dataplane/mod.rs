@@ -4,10 +4,13 @@
 //! filled. `apply` writes it; nothing is decided here about what to write.
 
 mod attach;
+mod demux;
 mod inherit;
 mod load;
 mod maps;
+mod memory;
 mod pins;
+mod vlans;
 
 use std::os::fd::{AsFd, AsRawFd};
 

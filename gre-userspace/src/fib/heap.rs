@@ -15,13 +15,15 @@ use super::memory::{Memory, View};
 /// Bytes of a span.
 const SPAN: u32 = 16 * 1024;
 /// Blocks begin at multiples of this within their span, in bytes.
-const GRAIN: u32 = 8;
+const GRAIN: u32 = 16;
 /// One span in so many is kept for changes that only remove.
 const RESERVE: u32 = 32;
-/// The block sizes, in bytes. Blocks of more than the last get spans of their own.
-const CLASSES: [u32; 22] = [
-    16, 24, 32, 40, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 560, 640,
-    1032, 2048,
+/// The block sizes, in bytes. Blocks of more than the last get spans of their own. Since spans
+/// begin at multiples of their size, a block whose size is a power of two begins at a multiple of
+/// that: up to a cache line, none lies in two.
+const CLASSES: [u32; 20] = [
+    16, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 384, 448, 512, 640, 768, 1024, 2048, 4096,
+    8192,
 ];
 
 /// A block: offset and size in bytes, the size as it was asked for.

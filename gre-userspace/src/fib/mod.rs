@@ -4,12 +4,15 @@
 //! store, so that every look-up sees the table before or after it; a change that fails changes
 //! nothing; memory that readers may still see is not reused before a grace period.
 
+mod build;
+mod draft;
 mod grace;
 mod heap;
 mod memory;
 mod node;
+mod ranges;
 mod routes;
-mod tree;
+mod table;
 
 use std::collections::HashMap;
 use std::io;
@@ -24,13 +27,8 @@ pub use grace::{GracePeriod, KernelGracePeriod};
 pub use memory::{MappedArray, Memory, View, plain};
 
 use heap::Heap;
-use routes::{Prefix, Routes};
-use tree::{Draft, Drafted, Edit, Size};
-
-/// From this number of routes on, a table's root splits on 16 bits (256 KiB, 16 bytes a route).
-const WIDE_FROM: usize = 16 * 1024;
-/// Below this number it no longer does.
-const WIDE_UNTIL: usize = 4 * 1024;
+use routes::{Prefix, Route};
+use table::{Pending, Table};
 
 /// The compiled tables of all networks, in one store.
 pub struct Fib<M, G> {
@@ -113,31 +111,6 @@ struct Network {
     v6: Table,
 }
 
-/// The routes of one network and family, and what they are compiled to.
-struct Table {
-    family: Family,
-    routes: Routes,
-    root: u32,
-    wide: bool,
-    /// From this number of routes on the root shall be wide.
-    wide_from: usize,
-    size: Size,
-}
-
-/// A change of a table that has not been put in force.
-struct Pending {
-    drafted: Drafted,
-    wide: bool,
-    changed: usize,
-    undo: Undo,
-}
-
-/// How the remembered routes become what they were.
-enum Undo {
-    Set(Vec<(Prefix, Option<u32>)>),
-    Swap(Routes),
-}
-
 impl<M: Memory, G: GracePeriod> Fib<M, G> {
     /// Makes an empty FIB in `memory`: a power of two of bytes, 64 KiB to 512 MiB.
     pub fn new(memory: M, grace: G) -> Result<Self, FibError> {
@@ -158,10 +131,10 @@ impl<M: Memory, G: GracePeriod> Fib<M, G> {
         changes: &[Change],
         publish: impl FnMut(Family, Root),
     ) -> Result<usize, FibError> {
-        let (v4, v6) = edits(changes)?;
-        self.apply(network, publish, |table, heap| match table.family {
-            Family::V4 => table.edit(heap, v4.clone()),
-            Family::V6 => table.edit(heap, v6.clone()),
+        let (v4, v6) = by_family(changes)?;
+        self.apply(network, publish, |table, heap| match table.family() {
+            Family::V4 => table.edit(heap, &v4),
+            Family::V6 => table.edit(heap, &v6),
         })
     }
 
@@ -177,8 +150,8 @@ impl<M: Memory, G: GracePeriod> Fib<M, G> {
             .into_iter()
             .map(|(prefix, next_hop)| Change::Set(prefix, next_hop))
             .collect();
-        let (v4, v6) = edits(&changes)?;
-        self.apply(network, publish, |table, heap| match table.family {
+        let (v4, v6) = by_family(&changes)?;
+        self.apply(network, publish, |table, heap| match table.family() {
             Family::V4 => table.replace(heap, &v4),
             Family::V6 => table.replace(heap, &v6),
         })
@@ -214,8 +187,8 @@ impl<M: Memory, G: GracePeriod> Fib<M, G> {
             .networks
             .get(&network)
             .map_or(0, |network| match family {
-                Family::V4 => network.v4.root,
-                Family::V6 => network.v6.root,
+                Family::V4 => network.v4.root(),
+                Family::V6 => network.v6.root(),
             });
         Root(root)
     }
@@ -226,10 +199,10 @@ impl<M: Memory, G: GracePeriod> Fib<M, G> {
             return Usage::default();
         };
         Usage {
-            routes: (v4.routes.len() + v6.routes.len()) as u64,
-            nodes: v4.size.nodes + v6.size.nodes,
-            leaves: v4.size.leaves + v6.size.leaves,
-            bytes: v4.size.bytes + v6.size.bytes,
+            routes: v4.routes() + v6.routes(),
+            nodes: v4.size().nodes + v6.size().nodes,
+            leaves: v4.size().leaves + v6.size().leaves,
+            bytes: v4.size().bytes + v6.size().bytes,
         }
     }
 
@@ -267,7 +240,7 @@ impl<M: Memory, G: GracePeriod> Fib<M, G> {
         let mut changed = 0;
         for (table, pending) in [(v4, first), (v6, second)] {
             if let Some(pending) = pending {
-                changed += pending.changed;
+                changed += pending.changed();
                 table.commit(&mut self.heap, pending, &mut publish);
             }
         }
@@ -284,147 +257,9 @@ impl Network {
     }
 }
 
-impl Table {
-    fn new(family: Family) -> Self {
-        Self {
-            family,
-            routes: Routes::new(family),
-            root: 0,
-            wide: false,
-            wide_from: WIDE_FROM,
-            size: Size::default(),
-        }
-    }
-
-    /// Drafts the table with `edits`, sorted; `None` if none of them differs from what is.
-    fn edit<M: Memory, G: GracePeriod>(
-        &mut self,
-        heap: &mut Heap<M, G>,
-        mut edits: Vec<Edit>,
-    ) -> Result<Option<Pending>, FibError> {
-        edits.retain(|edit| self.routes.get(edit.prefix).unwrap_or(0) != edit.next_hop);
-        if edits.is_empty() {
-            return Ok(None);
-        }
-        let undo = self.remember(&edits);
-        let drafted = self.draft(heap, &edits);
-        match drafted {
-            Ok((drafted, wide)) => Ok(Some(Pending {
-                drafted,
-                wide,
-                changed: edits.len(),
-                undo,
-            })),
-            Err(error) => {
-                self.undo(undo);
-                Err(error)
-            }
-        }
-    }
-
-    /// Drafts the table with `edits`, sorted, in place of all routes.
-    fn replace<M: Memory, G: GracePeriod>(
-        &mut self,
-        heap: &mut Heap<M, G>,
-        edits: &[Edit],
-    ) -> Result<Option<Pending>, FibError> {
-        if edits.is_empty() && self.root == 0 {
-            return Ok(None);
-        }
-        let mut routes = Routes::new(self.family);
-        routes.fill(edits.iter().map(|edit| (edit.prefix, edit.next_hop)));
-        let old = std::mem::replace(&mut self.routes, routes);
-        let wide = edits.len() >= WIDE_FROM;
-        match Draft::new(heap, &self.routes, wide, self.size).rebuild(self.root, edits.is_empty()) {
-            Ok(drafted) => Ok(Some(Pending {
-                drafted,
-                wide,
-                changed: edits.len(),
-                undo: Undo::Swap(old),
-            })),
-            Err(error) => {
-                self.routes = old;
-                Err(error)
-            }
-        }
-    }
-
-    /// Drafts with `edits`, or anew if the number of routes asks for another kind of root.
-    fn draft<M: Memory, G: GracePeriod>(
-        &mut self,
-        heap: &mut Heap<M, G>,
-        edits: &[Edit],
-    ) -> Result<(Drafted, bool), FibError> {
-        let routes = self.routes.len();
-        let few = routes <= layout::RANGES_COUNT || layout::kind(self.root) == layout::RANGES;
-        let wide = routes
-            >= if self.wide {
-                WIDE_UNTIL
-            } else {
-                self.wide_from
-            };
-        if few || wide != self.wide {
-            let removes = edits.iter().all(|edit| edit.next_hop == 0);
-            let draft = Draft::new(heap, &self.routes, wide, self.size);
-            match draft.rebuild(self.root, removes) {
-                // Building the whole table needs room; tried again with twice the routes.
-                Err(FibError::StoreFull { .. }) if wide && !self.wide => self.wide_from *= 2,
-                // A wide root may stay.
-                Err(FibError::StoreFull { .. }) if self.wide && !few => {}
-                drafted => return Ok((drafted?, wide)),
-            }
-        }
-        let draft = Draft::new(heap, &self.routes, self.wide, self.size);
-        Ok((draft.edit(self.root, edits)?, self.wide))
-    }
-
-    fn remember(&mut self, edits: &[Edit]) -> Undo {
-        if self.routes.len() == 0 {
-            let mut routes = Routes::new(self.family);
-            routes.fill(edits.iter().map(|edit| (edit.prefix, edit.next_hop)));
-            return Undo::Swap(std::mem::replace(&mut self.routes, routes));
-        }
-        let before = edits.iter().map(|edit| {
-            let next_hop = (edit.next_hop != 0).then_some(edit.next_hop);
-            (edit.prefix, self.routes.set(edit.prefix, next_hop))
-        });
-        Undo::Set(before.collect())
-    }
-
-    fn undo(&mut self, undo: Undo) {
-        match undo {
-            Undo::Swap(routes) => self.routes = routes,
-            Undo::Set(routes) => {
-                for (prefix, next_hop) in routes {
-                    self.routes.set(prefix, next_hop);
-                }
-            }
-        }
-    }
-
-    fn commit<M: Memory, G: GracePeriod>(
-        &mut self,
-        heap: &mut Heap<M, G>,
-        pending: Pending,
-        publish: &mut impl FnMut(Family, Root),
-    ) {
-        self.wide = pending.wide;
-        self.size = pending.drafted.size;
-        self.root = pending.drafted.root;
-        let family = self.family;
-        pending
-            .drafted
-            .commit(heap, |root| publish(family, Root(root)));
-    }
-
-    fn abandon<M: Memory, G: GracePeriod>(&mut self, heap: &mut Heap<M, G>, pending: Pending) {
-        pending.drafted.abandon(heap);
-        self.undo(pending.undo);
-    }
-}
-
-/// The changes as edits of each family, sorted, the last one for each prefix.
-fn edits(changes: &[Change]) -> Result<(Vec<Edit>, Vec<Edit>), FibError> {
+/// The routes that `changes` ask for in each family (next hop 0: none), sorted, the last one for
+/// each prefix.
+fn by_family(changes: &[Change]) -> Result<(Vec<Route>, Vec<Route>), FibError> {
     let mut v4 = Vec::new();
     let mut v6 = Vec::new();
     for change in changes {
@@ -433,21 +268,21 @@ fn edits(changes: &[Change]) -> Result<(Vec<Edit>, Vec<Edit>), FibError> {
             Change::Set(prefix, next_hop) if layout::is_leaf(next_hop.0) => (prefix, next_hop.0),
             Change::Set(prefix, next_hop) => return Err(FibError::NextHop { prefix, next_hop }),
         };
-        let (edits, bits) = match prefix.network() {
+        let (routes, bits) = match prefix.network() {
             IpAddr::V4(address) => (&mut v4, u128::from(address.to_bits()) << 96),
             IpAddr::V6(address) => (&mut v6, address.to_bits()),
         };
         let length = prefix.prefix_len();
-        edits.push(Edit {
+        routes.push(Route {
             prefix: Prefix { bits, length },
             next_hop,
         });
     }
-    for edits in [&mut v4, &mut v6] {
+    for routes in [&mut v4, &mut v6] {
         // Stable, so that the last one of a prefix stays last; reversed, since the first is kept.
-        edits.reverse();
-        edits.sort_by_key(|edit| edit.prefix);
-        edits.dedup_by_key(|edit| edit.prefix);
+        routes.reverse();
+        routes.sort_by_key(|route| route.prefix);
+        routes.dedup_by_key(|route| route.prefix);
     }
     Ok((v4, v6))
 }

@@ -39,6 +39,7 @@ const MANY_ROUTES: usize = 256;
 const LIMITS: Limits = Limits {
     interfaces: limits::INTERFACES,
     devices: limits::DEVICES,
+    tagged_devices: limits::TAGGED_DEVICES,
     endpoints: limits::ENDPOINTS,
     // Object 0 is nobody's.
     networks: limits::NETWORKS - 1,
@@ -172,7 +173,7 @@ impl Gateway {
                 let adjacencies = &mut self.live.adjacencies;
                 if adjacencies.set_neighbour(neighbour.hop, neighbour.mac, now) {
                     self.report_hop(&neighbour);
-                    self.write_adjacencies();
+                    self.live.write_adjacencies();
                 }
                 return false;
             }
@@ -212,7 +213,7 @@ impl Gateway {
         if stale.everything {
             self.read_neighbours(self.live.adjacencies.hops()).await;
         }
-        self.write_adjacencies();
+        self.live.write_adjacencies();
     }
 
     /// Takes note of what the data plane saw or missed. [`Gateway::carry_out`] has to be called after some of them.
@@ -247,7 +248,7 @@ impl Gateway {
         self.look_up(unanswered).await;
         let tasks = self.live.adjacencies.round(now);
         self.tend(tasks).await;
-        self.write_adjacencies();
+        self.live.write_adjacencies();
     }
 
     async fn bring_up(&mut self, config: Config) -> Result<(), Failure> {
@@ -320,7 +321,7 @@ impl Gateway {
         self.warn_of_the_host(&before);
         let interfaces = self.live.state.interfaces.clone();
         self.open_underlays(&interfaces);
-        self.write_adjacencies();
+        self.live.write_adjacencies();
         result
     }
 

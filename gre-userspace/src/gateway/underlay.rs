@@ -9,7 +9,7 @@ use std::time::Instant;
 use futures_util::StreamExt;
 use gre_common::id::{IfIndex, MacAddress};
 
-use super::{Gateway, log_error};
+use super::Gateway;
 use crate::adjacency::{Confirm, Task, UnderlayDevice, Way};
 use crate::error::Error;
 use crate::netlink::{Hop, KernelNeighbour};
@@ -159,10 +159,6 @@ impl Gateway {
                 self.live.adjacencies.set_device(index, None);
             }
         }
-    }
-
-    pub(super) fn write_adjacencies(&mut self) {
-        log_error(self.live.write_adjacencies());
     }
 
     pub(super) fn report_hop(&self, neighbour: &KernelNeighbour) {

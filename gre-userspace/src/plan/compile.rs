@@ -91,9 +91,34 @@ impl Compiler<'_> {
             let (Some(id), Some(device), Some(network)) = (id, device, network) else {
                 continue;
             };
+            if port.vlan.is_some() && !self.has_tags(&port.device, desired, device) {
+                continue;
+            }
             desired.ports.insert(id, port_object(port, network, device));
             attach(desired, port, id, device);
         }
+    }
+
+    /// Whether the device can have tagged ports: it has some already, or there is room for one more that does.
+    fn has_tags(&mut self, name: &Spanned<DeviceName>, desired: &Desired, device: Device) -> bool {
+        let tagged = |interface: &&Interface| interface.tagged_ports;
+        if desired
+            .interfaces
+            .get(&device.index)
+            .filter(tagged)
+            .is_some()
+        {
+            return true;
+        }
+        let room = desired.interfaces.values().filter(tagged).count() < self.limits.tagged_devices;
+        if !room {
+            self.full(
+                name,
+                "devices with tagged ports",
+                self.limits.tagged_devices,
+            );
+        }
+        room
     }
 
     fn tunnels(&mut self, desired: &mut Desired) {

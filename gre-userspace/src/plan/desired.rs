@@ -235,28 +235,27 @@ fn least_prefix() -> IpNet {
 }
 
 impl Interface {
-    /// The value of `INTERFACES`.
+    /// Its entry, but for its ports.
     pub fn entry(&self) -> InterfaceEntry {
         InterfaceEntry {
             mac: self.mac,
             flags: InterfaceFlags::default()
                 .with(InterfaceFlags::UNDERLAY, self.underlay)
-                .with(InterfaceFlags::PORT, self.untagged_port.is_some())
                 .with(InterfaceFlags::TAGGED_PORTS, self.tagged_ports),
-            port: self.untagged_port.unwrap_or_default(),
+            ..InterfaceEntry::default()
         }
     }
 }
 
 impl DemuxMatch {
-    /// The key of `DEMUX_V4` or `DEMUX_V6`; `None` if the addresses are of two families.
+    /// What packets carry; `None` if the addresses are of two families.
     pub fn key(&self) -> Option<DemuxKey> {
         DemuxKey::new(self.local.into(), self.remote.into(), self.key)
     }
 }
 
 impl Port {
-    /// The value of `PORTS`.
+    /// Its entry.
     pub fn entry(&self) -> PortEntry {
         PortEntry {
             network: self.network,
@@ -264,13 +263,13 @@ impl Port {
             mac: self.mac,
             vlan: self.vlan.unwrap_or_default(),
             mtu: self.mtu,
-            in_use: 1,
+            reserved: 0,
         }
     }
 }
 
 impl Tunnel {
-    /// The value of `TUNNELS`, once it is known how the remote is reached.
+    /// Its entry, once it is known how the remote is reached.
     pub fn entry(&self, adjacency: AdjacencyId) -> TunnelEntry {
         let flags = self.flags();
         let (local, remote) = (Address::from(self.local), Address::from(self.remote));
@@ -295,6 +294,7 @@ impl Tunnel {
             local: local.to_bytes(),
             remote: remote.to_bytes(),
             transmit_key: self.keys.transmit.map_or(0, |key| key.0),
+            receive_key: self.keys.receive.map_or(0, |key| key.0),
             header_sum,
             ..TunnelEntry::default()
         }
@@ -308,6 +308,7 @@ impl Tunnel {
             .with(TunnelFlags::OUTER_V6, self.local.is_ipv6())
             .with(TunnelFlags::INHERIT_TTL, self.ttl == Ttl::Inherit)
             .with(TunnelFlags::INHERIT_TOS, self.tos == Tos::Inherit)
+            .with(TunnelFlags::RECEIVE_KEY, self.keys.receive.is_some())
     }
 }
 

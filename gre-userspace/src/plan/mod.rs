@@ -48,6 +48,8 @@ pub struct Limits {
     pub interfaces: usize,
     /// Devices with a role.
     pub devices: usize,
+    /// Devices of which some VLANs are ports.
+    pub tagged_devices: usize,
     /// Local outer addresses.
     pub endpoints: usize,
     /// Networks.

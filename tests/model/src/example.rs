@@ -330,12 +330,12 @@ fn add_adjacencies(gateway: &mut Gateway, devices: Devices) {
         device: devices.underlay,
         destination: ROUTER_MAC,
         source: UNDERLAY_MAC,
-        resolved: 1,
         mtu: 1500,
+        reserved: 0,
     };
     let unresolved = AdjacencyEntry {
         destination: MacAddress::default(),
-        resolved: 0,
+        mtu: 0,
         ..direct
     };
     let wide = AdjacencyEntry {
@@ -477,8 +477,7 @@ fn add_groups(gateway: &mut Gateway) {
 }
 
 fn add_special_routes(gateway: &mut Gateway) {
-    gateway.claim(ABSENT_TUNNEL, LOCAL[0], SITE[0], Some(3099));
-    let absent_machine = Target::Neighbour(NeighbourId(limits::NEIGHBOURS as u32));
+    let absent_machine = Target::Neighbour(NeighbourId(limits::NEIGHBOURS as u32 - 1));
     let routes = [
         (RED, to::ABSENT, Target::Tunnel(ABSENT_TUNNEL)),
         (RED, to::BLACKHOLE, Target::Blackhole),

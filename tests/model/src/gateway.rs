@@ -3,45 +3,43 @@
 //! Fields are the tables, entry by entry; methods add what belongs together. Routes are a plain list: what they mean is
 //! the longest prefix that contains an address, and nothing cleverer.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use gre_common::entry::{
-    AdjacencyEntry, GroupEntry, InterfaceEntry, InterfaceFlags, NeighbourEntry, PortEntry,
-    TunnelEntry, TunnelFlags,
+    AdjacencyEntry, AttachedPort, GroupEntry, InterfaceEntry, InterfaceFlags, NeighbourEntry,
+    PortEntry, TunnelEntry, TunnelFlags,
 };
 use gre_common::id::{
     Address, AdjacencyId, Family, GreKey, GroupId, IfIndex, MacAddress, NeighbourId, NetworkId,
     PortId, TunnelId, VlanId,
 };
-use gre_common::key::{DemuxKey, DemuxKeyV4, DemuxKeyV6, EndpointKey, VlanKey};
+use gre_common::key::DemuxKey;
 use gre_common::next_hop::{NextHop, Target};
 use ipnet::IpNet;
 
 /// The tables of one gateway.
 #[derive(Clone, Debug, Default)]
 pub struct Gateway {
-    /// `INTERFACES`.
+    /// Devices with a role.
     pub interfaces: BTreeMap<IfIndex, InterfaceEntry>,
-    /// `DEVICES`: what frames may be sent on.
+    /// What frames may be sent on.
     pub devices: BTreeSet<IfIndex>,
-    /// `PORTS_BY_VLAN`.
-    pub tagged_ports: HashMap<VlanKey, PortId>,
-    /// `PORTS`.
+    /// Ports behind tags.
+    pub tagged_ports: BTreeMap<(IfIndex, VlanId), PortId>,
+    /// Ports.
     pub ports: BTreeMap<PortId, PortEntry>,
-    /// `ENDPOINTS`.
-    pub endpoints: HashSet<EndpointKey>,
-    /// `DEMUX_V4`.
-    pub demux_v4: HashMap<DemuxKeyV4, TunnelId>,
-    /// `DEMUX_V6`.
-    pub demux_v6: HashMap<DemuxKeyV6, TunnelId>,
-    /// `TUNNELS`.
+    /// The gateway's GRE addresses.
+    pub endpoints: BTreeSet<IpAddr>,
+    /// Which tunnel takes which packets.
+    pub demux: HashMap<DemuxKey, TunnelId>,
+    /// Tunnels.
     pub tunnels: BTreeMap<TunnelId, TunnelEntry>,
-    /// `GROUPS`.
+    /// Groups of tunnels.
     pub groups: BTreeMap<GroupId, GroupEntry>,
-    /// `NEIGHBOURS`.
+    /// Machines.
     pub neighbours: BTreeMap<NeighbourId, NeighbourEntry>,
-    /// `ADJACENCIES`.
+    /// Underlay next hops.
     pub adjacencies: BTreeMap<AdjacencyId, AdjacencyEntry>,
     /// The routing tables of all networks.
     pub routes: BTreeMap<(NetworkId, IpNet), NextHop>,
@@ -78,22 +76,23 @@ impl Gateway {
     /// A device over which GRE is exchanged.
     pub fn underlay(&mut self, device: IfIndex, mac: MacAddress, addresses: &[IpAddr]) {
         self.device(device, mac, InterfaceFlags::UNDERLAY);
-        let addresses = addresses.iter().map(|address| Address::from(*address));
-        self.endpoints.extend(addresses.map(EndpointKey::new));
+        self.endpoints.extend(addresses);
     }
 
     /// A device whose untagged frames belong to a port.
     pub fn untagged_port(&mut self, id: PortId, port: PortEntry) {
-        self.device(port.device, port.mac, InterfaceFlags::PORT)
-            .port = id;
+        self.device(port.device, port.mac, InterfaceFlags::default())
+            .untagged = AttachedPort {
+            id,
+            network: port.network,
+        };
         self.ports.insert(id, port);
     }
 
     /// A port behind the tag [`PortEntry::vlan`].
     pub fn tagged_port(&mut self, id: PortId, port: PortEntry) {
         self.device(port.device, port.mac, InterfaceFlags::TAGGED_PORTS);
-        self.tagged_ports
-            .insert(VlanKey::new(port.device, port.vlan), id);
+        self.tagged_ports.insert((port.device, port.vlan), id);
         self.ports.insert(id, port);
     }
 
@@ -137,14 +136,18 @@ impl Gateway {
     /// If the addresses are of different families.
     pub fn tunnel(&mut self, id: TunnelId, options: &TunnelOptions) {
         let (local, remote) = (Address::from(options.local), Address::from(options.remote));
-        self.claim(id, options.local, options.remote, options.receive_key);
+        let Some(key) = DemuxKey::new(local, remote, options.receive_key.map(GreKey)) else {
+            panic!("no tunnel goes from {local:?} to {remote:?}");
+        };
+        self.demux.insert(key, id);
         let flags = TunnelFlags::IN_USE
             .with(TunnelFlags::KEY, options.transmit_key.is_some())
             .with(TunnelFlags::CHECKSUM, options.checksum)
             .with(TunnelFlags::SEQUENCE, options.sequence)
             .with(TunnelFlags::OUTER_V6, options.local.is_ipv6())
             .with(TunnelFlags::INHERIT_TTL, options.ttl.is_none())
-            .with(TunnelFlags::INHERIT_TOS, options.tos.is_none());
+            .with(TunnelFlags::INHERIT_TOS, options.tos.is_none())
+            .with(TunnelFlags::RECEIVE_KEY, options.receive_key.is_some());
         let header_sum = match local.family() {
             Family::V4 => TunnelEntry::header_sum(local.to_v4(), remote.to_v4()),
             Family::V6 => 0,
@@ -160,22 +163,11 @@ impl Gateway {
             local: local.to_bytes(),
             remote: remote.to_bytes(),
             transmit_key: options.transmit_key.unwrap_or_default(),
+            receive_key: options.receive_key.unwrap_or_default(),
             header_sum,
-            reserved_tail: [0; 2],
+            reserved_tail: [0; 3],
         };
         self.tunnels.insert(id, entry);
-    }
-
-    /// Only the look-up entry of a tunnel.
-    ///
-    /// # Panics
-    /// If the addresses are of different families.
-    pub fn claim(&mut self, id: TunnelId, local: IpAddr, remote: IpAddr, key: Option<u32>) {
-        match DemuxKey::new(local.into(), remote.into(), key.map(GreKey)) {
-            Some(DemuxKey::V4(key)) => self.demux_v4.insert(key, id),
-            Some(DemuxKey::V6(key)) => self.demux_v6.insert(key, id),
-            None => panic!("no tunnel goes from {local} to {remote}"),
-        };
     }
 
     /// A group of these tunnels, which have the buckets in turn; with each the number of its turns and whether it is alive.
@@ -222,6 +214,8 @@ impl Gateway {
         let entry = self.interfaces.entry(device).or_default();
         entry.mac = mac;
         entry.flags = entry.flags.union(role);
+        // Any number will do that tells devices apart.
+        entry.vlans = device.0;
         entry
     }
 }
@@ -242,7 +236,7 @@ impl Gateway {
             mac,
             vlan: VlanId(vlan),
             mtu,
-            in_use: 1,
+            reserved: 0,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The pipeline over plain collections.
 //!
-//! Holds: a table answers as its BPF map would. An array has an entry, be it a zeroed one, for each index below its
-//! size; a hash has what was put in; frames have the head- and tailroom of `BPF_PROG_TEST_RUN`.
+//! Holds: a table answers as the program's would. A dense one has an entry, be it a zeroed one, for each id; a hash has
+//! what was put in; frames have the head- and tailroom of `BPF_PROG_TEST_RUN`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -9,14 +9,15 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use gre_common::counters::{Direction, Ledger, Owner};
 use gre_common::entry::{
-    AdjacencyEntry, GroupEntry, InterfaceEntry, NeighbourEntry, PortEntry, TunnelEntry,
+    AdjacencyEntry, AttachedPort, InterfaceEntry, NeighbourEntry, PortEntry, TunnelEntry,
 };
 use gre_common::event::Event;
 use gre_common::frame::SliceFrame;
 use gre_common::id::{
     Address, AdjacencyId, GroupId, IfIndex, MacAddress, NeighbourId, NetworkId, PortId, TunnelId,
+    VlanId,
 };
-use gre_common::key::{DemuxKeyV4, DemuxKeyV6, EndpointKey, MachineKey, VlanKey};
+use gre_common::key::{DemuxKey, EndpointKey, MachineKey};
 use gre_common::limits;
 use gre_common::next_hop::NextHop;
 use gre_common::pipeline::{self, group};
@@ -129,13 +130,12 @@ struct HostTables {
     now: Cell<u64>,
 }
 
-/// What an array has where nothing was put.
+/// What a table has where nothing was put.
 #[derive(Debug, Default)]
 struct Zeros {
     interface: InterfaceEntry,
     port: PortEntry,
     tunnel: TunnelEntry,
-    group: GroupEntry,
     neighbour: NeighbourEntry,
     adjacency: AdjacencyEntry,
 }
@@ -170,46 +170,33 @@ impl Tables for HostTables {
     type Sequence = HostSequence;
 
     fn interface(&self, device: IfIndex) -> Option<&InterfaceEntry> {
-        element(
-            &self.gateway.interfaces,
-            (&device, device.0),
-            limits::INTERFACES,
-            &self.zeros.interface,
-        )
+        let entry = self.gateway.interfaces.get(&device);
+        ((device.0 as usize) < limits::INTERFACES).then(|| entry.unwrap_or(&self.zeros.interface))
     }
 
-    fn tagged_port(&self, key: &VlanKey) -> Option<PortId> {
-        self.gateway.tagged_ports.get(key).copied()
+    fn tagged_port(&self, vlans: u32, vlan: VlanId) -> AttachedPort {
+        let id = self.gateway.tagged_ports.get(&(IfIndex(vlans), vlan));
+        id.map_or(AttachedPort::default(), |id| AttachedPort {
+            id: *id,
+            network: self.gateway.ports[id].network,
+        })
     }
 
-    fn port(&self, id: PortId) -> Option<&PortEntry> {
-        element(
-            &self.gateway.ports,
-            (&id, id.0),
-            limits::PORTS,
-            &self.zeros.port,
-        )
+    fn port(&self, id: PortId) -> &PortEntry {
+        self.gateway.ports.get(&id).unwrap_or(&self.zeros.port)
     }
 
-    fn demux_v4(&self, key: &DemuxKeyV4) -> Option<TunnelId> {
-        self.gateway.demux_v4.get(key).copied()
-    }
-
-    fn demux_v6(&self, key: &DemuxKeyV6) -> Option<TunnelId> {
-        self.gateway.demux_v6.get(key).copied()
+    fn demux(&self, key: &DemuxKey) -> Option<TunnelId> {
+        self.gateway.demux.get(key).copied()
     }
 
     fn is_endpoint(&self, key: &EndpointKey) -> bool {
-        self.gateway.endpoints.contains(key)
+        let address = Address::from_bytes(key.family as u8, key.address);
+        address.is_some_and(|address| self.gateway.endpoints.contains(&address.into()))
     }
 
-    fn tunnel(&self, id: TunnelId) -> Option<&TunnelEntry> {
-        element(
-            &self.gateway.tunnels,
-            (&id, id.0),
-            limits::TUNNELS,
-            &self.zeros.tunnel,
-        )
+    fn tunnel(&self, id: TunnelId) -> &TunnelEntry {
+        self.gateway.tunnels.get(&id).unwrap_or(&self.zeros.tunnel)
     }
 
     fn route(&self, network: NetworkId, destination: &Address) -> NextHop {
@@ -217,22 +204,13 @@ impl Tables for HostTables {
     }
 
     fn member(&self, group: GroupId, flow: u64) -> TunnelId {
-        let entry = element(
-            &self.gateway.groups,
-            (&group, group.0),
-            limits::GROUPS,
-            &self.zeros.group,
-        );
+        let entry = self.gateway.groups.get(&group);
         entry.map_or(TunnelId(0), |entry| group::choose(entry, flow))
     }
 
-    fn neighbour(&self, id: NeighbourId) -> Option<&NeighbourEntry> {
-        element(
-            &self.gateway.neighbours,
-            (&id, id.0),
-            limits::NEIGHBOURS,
-            &self.zeros.neighbour,
-        )
+    fn neighbour(&self, id: NeighbourId) -> &NeighbourEntry {
+        let entry = self.gateway.neighbours.get(&id);
+        entry.unwrap_or(&self.zeros.neighbour)
     }
 
     fn touch_neighbour(&self, id: NeighbourId) {
@@ -247,13 +225,9 @@ impl Tables for HostTables {
         self.learnt.borrow_mut().insert(*machine, mac);
     }
 
-    fn adjacency(&self, id: AdjacencyId) -> Option<&AdjacencyEntry> {
-        element(
-            &self.gateway.adjacencies,
-            (&id, id.0),
-            limits::ADJACENCIES,
-            &self.zeros.adjacency,
-        )
+    fn adjacency(&self, id: AdjacencyId) -> &AdjacencyEntry {
+        let entry = self.gateway.adjacencies.get(&id);
+        entry.unwrap_or(&self.zeros.adjacency)
     }
 
     fn sequence(&self, id: TunnelId) -> Option<&HostSequence> {
@@ -306,14 +280,4 @@ impl SequenceCell for HostSequence {
     fn next(&self) -> u32 {
         self.sent.fetch_add(1, Relaxed) as u32
     }
-}
-
-/// The element of an array of `size`.
-fn element<'t, I: Ord, T>(
-    entries: &'t BTreeMap<I, T>,
-    (id, index): (&I, u32),
-    size: usize,
-    zero: &'t T,
-) -> Option<&'t T> {
-    ((index as usize) < size).then(|| entries.get(id).unwrap_or(zero))
 }
