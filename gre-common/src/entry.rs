@@ -30,12 +30,6 @@ macro_rules! flags {
                 self.0 & other.0 == other.0
             }
 
-            /// Whether any bit of `other` is set.
-            #[inline(always)]
-            pub const fn intersects(self, other: Self) -> bool {
-                self.0 & other.0 != 0
-            }
-
             /// Both sets together.
             pub const fn union(self, other: Self) -> Self {
                 Self(self.0 | other.0)

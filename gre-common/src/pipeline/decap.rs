@@ -10,7 +10,7 @@ use crate::verdict::DropReason;
 use crate::wire::ip::{ecn, ipv6_first_word};
 
 use super::demux::Received;
-use super::parse::{Inner, Outer};
+use super::parse::Inner;
 use super::sequence;
 use crate::entry::TunnelFlags;
 
@@ -19,17 +19,16 @@ use crate::entry::TunnelFlags;
 pub(super) fn check<F: Frame, T: Tables>(
     frame: &F,
     tables: &T,
-    outer: &Outer,
     received: &Received,
 ) -> Result<NetworkId, DropReason> {
     let tunnel = tables.tunnel(received.id);
-    if received.gre.has_checksum() {
-        check_sum(frame, outer)?;
+    if received.header.has_checksum() {
+        check_sum(frame, received)?;
     } else if tunnel.flags.contains(TunnelFlags::CHECKSUM) {
         return Err(DropReason::GreChecksumMissing);
     }
     if tunnel.flags.contains(TunnelFlags::SEQUENCE) {
-        check_sequence(frame, tables, outer, received)?;
+        check_sequence(frame, tables, received)?;
     }
     Ok(tunnel.network)
 }
@@ -37,8 +36,9 @@ pub(super) fn check<F: Frame, T: Tables>(
 /// The checksum covers the GRE header and its payload up to the end of the outer packet, not padding behind it
 /// (RFC 2784 §2.5).
 #[inline(always)]
-fn check_sum<F: Frame>(frame: &F, outer: &Outer) -> Result<(), DropReason> {
-    if !frame.sum(outer.gre, outer.end - outer.gre)?.is_correct() {
+fn check_sum<F: Frame>(frame: &F, received: &Received) -> Result<(), DropReason> {
+    let length = received.end - received.gre;
+    if !frame.sum(received.gre, length)?.is_correct() {
         return Err(DropReason::GreChecksum);
     }
     Ok(())
@@ -48,13 +48,12 @@ fn check_sum<F: Frame>(frame: &F, outer: &Outer) -> Result<(), DropReason> {
 fn check_sequence<F: Frame, T: Tables>(
     frame: &F,
     tables: &T,
-    outer: &Outer,
     received: &Received,
 ) -> Result<(), DropReason> {
-    if !received.gre.has_sequence() {
+    if !received.header.has_sequence() {
         return Err(DropReason::SequenceMissing);
     }
-    let number = u32::from_be_bytes(frame.read(outer.gre + received.gre.sequence_offset())?);
+    let number = u32::from_be_bytes(frame.read(received.gre + received.header.sequence_offset())?);
     let cell = tables
         .sequence(received.id)
         .ok_or(DropReason::MissingEntry)?;
@@ -65,10 +64,10 @@ fn check_sequence<F: Frame, T: Tables>(
 #[inline(always)]
 pub(super) fn combine_ecn<F: Frame>(
     frame: &mut F,
-    outer: &Outer,
+    outer_tos: u8,
     inner: &mut Inner,
 ) -> Result<(), DropReason> {
-    let marked = combined(outer.tos & ecn::MASK, inner.tos & ecn::MASK)?;
+    let marked = combined(outer_tos & ecn::MASK, inner.tos & ecn::MASK)?;
     if marked != inner.tos & ecn::MASK {
         set_tos(frame, inner, (inner.tos & !ecn::MASK) | marked)?;
     }

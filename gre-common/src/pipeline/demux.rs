@@ -1,10 +1,10 @@
 //! Finds the tunnel of a GRE packet: by outer addresses and key, never by anything inside (RFC 2890 §2.1).
 //!
-//! Called by `from_underlay`. Nothing here may drop a packet that is not for one of the gateway's addresses: the caller
-//! asks [`is_ours`] before it believes an error.
+//! Called by `from_underlay`. Holds: no packet is dropped that is not for one of the gateway's addresses; [`is_ours`] is
+//! asked before an error is believed.
 
 use crate::frame::Frame;
-use crate::id::{EtherType, Family, TunnelId};
+use crate::id::{Family, TunnelId};
 use crate::key::{DemuxKey, EndpointKey};
 use crate::tables::Tables;
 use crate::verdict::DropReason;
@@ -18,19 +18,36 @@ use super::parse::{self, Outer};
 pub(super) struct Received {
     /// The tunnel.
     pub id: TunnelId,
+    /// TOS or traffic class of the outer header.
+    pub tos: u8,
     /// The first four bytes of the GRE header.
-    pub gre: GreHeader,
-    /// What it carries.
-    pub protocol: EtherType,
+    pub header: GreHeader,
+    /// Offset of the GRE header.
+    pub gre: usize,
     /// Offset of what it carries.
     pub payload: usize,
-    /// Bytes between the GRE header and the end of the outer packet.
-    pub payload_length: u32,
+    /// Offset of the first byte behind the outer packet.
+    pub end: usize,
 }
 
-/// The tunnel of the packet, once its outer headers are known to be sound.
+/// A GRE packet, once its outer headers are known to be sound; `None` if it is not for the gateway.
 #[inline(always)]
-pub(super) fn tunnel<F: Frame, T: Tables>(
+pub(super) fn receive<F: Frame, T: Tables>(
+    frame: &F,
+    tables: &T,
+    outer: Option<Outer>,
+) -> Result<Option<Received>, DropReason> {
+    let Some(outer) = outer else {
+        return Ok(None);
+    };
+    match tunnel(frame, tables, &outer) {
+        Err(_) if !is_ours(tables, &outer) => Ok(None),
+        received => Ok(Some(received?)),
+    }
+}
+
+#[inline(always)]
+fn tunnel<F: Frame, T: Tables>(
     frame: &F,
     tables: &T,
     outer: &Outer,
@@ -63,16 +80,17 @@ pub(super) fn tunnel<F: Frame, T: Tables>(
     });
     Ok(Received {
         id: id.ok_or(DropReason::UnknownTunnel)?,
-        gre,
-        protocol: gre.protocol(),
+        tos: outer.tos,
+        header: gre,
+        gre: outer.gre,
         payload,
-        payload_length: (outer.end - payload) as u32,
+        end: outer.end,
     })
 }
 
 /// Whether the packet's outer destination is one of the gateway's GRE addresses.
 #[inline(always)]
-pub(super) fn is_ours<T: Tables>(tables: &T, outer: &Outer) -> bool {
+fn is_ours<T: Tables>(tables: &T, outer: &Outer) -> bool {
     tables.is_endpoint(&EndpointKey::new(outer.local))
 }
 

@@ -12,9 +12,7 @@ use crate::tables::{SequenceCell, Tables};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::ether::EthernetHeader;
 use crate::wire::gre::GreHeader;
-use crate::wire::ip::{
-    IPV4_LENGTH, IPV4_WITHOUT_OPTIONS, IPV6_LENGTH, Ipv4Hdr, Ipv6Hdr, ecn, ipv6_first_word,
-};
+use crate::wire::ip::{IPV4_WITHOUT_OPTIONS, IPV6_LENGTH, Ipv4Hdr, Ipv6Hdr, ecn, ipv6_first_word};
 
 use super::parse::Inner;
 use super::{forward, group};
@@ -89,8 +87,7 @@ pub(super) fn into_tunnel<F: Frame, T: Tables>(
             ip: ipv6(tunnel, flags, inner, overhead, label),
             gre: GreHeader::new(flags.gre(), inner.destination.family().ether_type()),
         };
-        frame.write(0, headers)?;
-        write_options(frame, tunnel, flags, inner, sequence, IPV6_LENGTH)?;
+        write(frame, headers, tunnel, flags, inner, sequence)?;
     } else {
         forward::reframe(frame, inner, EthernetHeader::LENGTH + overhead)?;
         let headers = Headers {
@@ -98,8 +95,7 @@ pub(super) fn into_tunnel<F: Frame, T: Tables>(
             ip: ipv4(tunnel, flags, inner, overhead),
             gre: GreHeader::new(flags.gre(), inner.destination.family().ether_type()),
         };
-        frame.write(0, headers)?;
-        write_options(frame, tunnel, flags, inner, sequence, IPV4_LENGTH)?;
+        write(frame, headers, tunnel, flags, inner, sequence)?;
     }
     ledger.egress = adjacency.device;
     Ok(Verdict::Transmit)
@@ -114,8 +110,18 @@ struct Headers<I> {
     gre: GreHeader,
 }
 
+/// The same with a key.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Keyed<I> {
+    headers: Headers<I>,
+    key: [u8; GreHeader::OPTION_LENGTH],
+}
+
 // SAFETY: `repr(C)` over headers, which have alignment 1 and no padding, and for which any bytes are valid.
 unsafe impl<I: Wire> Wire for Headers<I> {}
+// SAFETY: as above.
+unsafe impl<I: Wire> Wire for Keyed<I> {}
 
 /// The layer-2 rewrite towards the remote, if the packet may be sent there. What is not in use or not resolved carries
 /// no packet of any size.
@@ -208,25 +214,24 @@ fn outer_ttl(tunnel: &TunnelEntry, flags: TunnelFlags, inner: &Inner) -> u8 {
     }
 }
 
-/// Writes what the GRE header says to follow it; most tunnels have at most a key.
+/// Writes the headers and what the last of them says to follow it; most tunnels have at most a key.
 #[inline(always)]
-fn write_options<F: Frame>(
+fn write<F: Frame, I: Wire>(
     frame: &mut F,
+    headers: Headers<I>,
     tunnel: &TunnelEntry,
     flags: TunnelFlags,
     inner: &Inner,
     sequence: u32,
-    ip_length: usize,
 ) -> Result<(), DropReason> {
-    let offset = EthernetHeader::LENGTH + ip_length;
     let key = tunnel.transmit_key.to_be_bytes();
-    if !flags.intersects(TunnelFlags::CHECKSUM.union(TunnelFlags::SEQUENCE)) {
-        if flags.contains(TunnelFlags::KEY) {
-            frame.write(offset + GreHeader::LENGTH, key)?;
-        }
+    if flags.gre() == GreHeader::KEY {
+        frame.write(0, Keyed { headers, key })?;
         return Ok(());
     }
-    let header = GreHeader::new(flags.gre(), inner.destination.family().ether_type());
+    frame.write(0, headers)?;
+    let offset = size_of::<Headers<I>>() - GreHeader::LENGTH;
+    let header = headers.gre;
     if flags.contains(TunnelFlags::KEY) {
         frame.write(offset + header.key_offset(), key)?;
     }

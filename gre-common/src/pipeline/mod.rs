@@ -21,7 +21,7 @@ use crate::tables::Tables;
 use crate::verdict::{DropReason, Verdict};
 
 use demux::Received;
-use parse::{Inner, Link, Outer};
+use parse::{Inner, Link};
 
 /// Where a packet came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,26 +139,27 @@ fn from_underlay<F: Frame, T: Tables>(
     link: Link,
     ledger: &mut Ledger,
 ) -> Result<Verdict, DropReason> {
-    let Some(outer) = parse::outer(frame, &link)? else {
+    // In each arm the family is known, and what is called there is compiled for it.
+    let received = match link.ether_type {
+        EtherType::IPV4 => demux::receive(frame, tables, parse::outer_v4(frame, link.length)?)?,
+        EtherType::IPV6 => demux::receive(frame, tables, parse::outer_v6(frame, link.length)?)?,
+        _ => None,
+    };
+    let Some(received) = received else {
         return Ok(Verdict::Pass);
     };
-    let received = match demux::tunnel(frame, tables, &outer) {
-        Err(_) if !demux::is_ours(tables, &outer) => return Ok(Verdict::Pass),
-        received => received?,
-    };
-    // In each arm the family is known, and what follows is compiled for it.
-    match received.protocol {
+    match received.header.protocol() {
         EtherType::IPV4 => {
             let inner = parse::inner_v4(frame, received.payload);
-            from_site(frame, tables, outer, received, inner, ledger)
+            from_site(frame, tables, received, inner, ledger)
         }
         EtherType::IPV6 => {
             let inner = parse::inner_v6(frame, received.payload);
-            from_site(frame, tables, outer, received, inner, ledger)
+            from_site(frame, tables, received, inner, ledger)
         }
         _ => {
             let inner = Err(DropReason::GreProtocol);
-            from_site(frame, tables, outer, received, inner, ledger)
+            from_site(frame, tables, received, inner, ledger)
         }
     }
 }
@@ -168,18 +169,18 @@ fn from_underlay<F: Frame, T: Tables>(
 fn from_site<F: Frame, T: Tables>(
     frame: &mut F,
     tables: &T,
-    outer: Outer,
     received: Received,
     inner: Result<Inner, DropReason>,
     ledger: &mut Ledger,
 ) -> Result<Verdict, DropReason> {
-    let inner = inner.and_then(|inner| inner.within(received.payload_length));
+    let carried = received.end - received.payload;
+    let inner = inner.and_then(|inner| inner.within(carried));
     ledger.owner = Owner::Tunnel(received.id);
-    ledger.bytes = inner.map_or(received.payload_length, |inner| inner.length as u32);
+    ledger.bytes = inner.map_or(carried, |inner| inner.length) as u32;
     tables.count(ledger.owner, Direction::Receive, ledger.bytes);
-    let network = decap::check(frame, tables, &outer, &received)?;
+    let network = decap::check(frame, tables, &received)?;
     let mut inner = inner?;
-    decap::combine_ecn(frame, &outer, &mut inner)?;
+    decap::combine_ecn(frame, received.tos, &mut inner)?;
     forward::forward(frame, tables, Ingress::Tunnel(network), inner, ledger)
 }
 

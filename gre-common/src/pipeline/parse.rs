@@ -88,8 +88,8 @@ impl Link {
 impl Inner {
     /// The packet, which may be shorter than the `bytes` that GRE carried, but not longer.
     #[inline(always)]
-    pub(super) fn within(self, bytes: u32) -> Result<Self, DropReason> {
-        if self.length > bytes as usize {
+    pub(super) fn within(self, bytes: usize) -> Result<Self, DropReason> {
+        if self.length > bytes {
             return Err(DropReason::InnerMalformed);
         }
         Ok(self)
@@ -125,18 +125,9 @@ pub(super) fn link<F: Frame>(frame: &F, interface: &InterfaceEntry) -> Result<Li
     Ok(link)
 }
 
-/// Reads the outer IP header; `Ok(None)` if the packet carries something else than GRE.
+/// Reads an outer IPv4 header; `Ok(None)` if the packet carries something else than GRE.
 #[inline(always)]
-pub(super) fn outer<F: Frame>(frame: &F, link: &Link) -> Result<Option<Outer>, DropReason> {
-    match link.ether_type {
-        EtherType::IPV4 => outer_v4(frame, link.length),
-        EtherType::IPV6 => outer_v6(frame, link.length),
-        _ => Ok(None),
-    }
-}
-
-#[inline(always)]
-fn outer_v4<F: Frame>(frame: &F, offset: usize) -> Result<Option<Outer>, DropReason> {
+pub(super) fn outer_v4<F: Frame>(frame: &F, offset: usize) -> Result<Option<Outer>, DropReason> {
     let header: Ipv4Hdr = frame.read(offset)?;
     if IpProto(header.proto) != IpProto::GRE || header.vihl >> 4 != 4 {
         return Ok(None);
@@ -153,8 +144,9 @@ fn outer_v4<F: Frame>(frame: &F, offset: usize) -> Result<Option<Outer>, DropRea
     }))
 }
 
+/// Reads an outer IPv6 header; `Ok(None)` if the packet carries something else than GRE.
 #[inline(always)]
-fn outer_v6<F: Frame>(frame: &F, offset: usize) -> Result<Option<Outer>, DropReason> {
+pub(super) fn outer_v6<F: Frame>(frame: &F, offset: usize) -> Result<Option<Outer>, DropReason> {
     let header: Ipv6Hdr = frame.read(offset)?;
     if header.vcf[0] >> 4 != 6 {
         return Ok(None);
