@@ -316,6 +316,9 @@ impl Gateway {
         let name = network.name.get_ref();
         let members = members.get(name).copied().unwrap_or_default();
         let id = self.ids.network(name);
+        let fib = id
+            .map(|id| self.live.plane.fib_usage(id))
+            .unwrap_or_default();
         Network {
             name: name.to_string(),
             tenant: network.tenant.get_ref().to_string(),
@@ -328,6 +331,10 @@ impl Gateway {
             tunnels: members.tunnels,
             peerings: members.peerings,
             routes: id.map_or(0, |id| self.live.state.routes_of(id).count()),
+            fib_routes: fib.routes,
+            fib_nodes: fib.nodes,
+            fib_leaves: fib.leaves,
+            fib_bytes: fib.bytes,
         }
     }
 

@@ -77,6 +77,15 @@ pub struct Network {
     pub peerings: usize,
     /// Number of routes in its table.
     pub routes: usize,
+    /// Number of routes compiled for the data plane, both families together as in all `fib_…`: those of the table and
+    /// one to each machine learnt on a port that has none there.
+    pub fib_routes: u64,
+    /// Nodes that they are compiled to. None is shared with another network, so that sums over networks hold.
+    pub fib_nodes: u64,
+    /// Entries of these nodes that hold a next hop.
+    pub fib_leaves: u64,
+    /// Bytes of memory that these nodes occupy. Replaced nodes that wait for reuse count for no network.
+    pub fib_bytes: u64,
 }
 
 /// A port.

@@ -394,6 +394,26 @@ fn networks_with_the_same_prefixes_never_mix() {
     }
 }
 
+/// Nothing waits for reuse here: no table is changed once it is made.
+#[test]
+fn every_block_in_use_is_counted_for_one_network() {
+    let mut fib = fib(1 << 22);
+    let mut random = StdRng::seed_from_u64(6);
+    let sizes = [1, 9, 40, 300, 5_000];
+    for (network, size) in (0..).map(NetworkId).zip(sizes) {
+        let routes: Vec<Change> = [Family::V4, Family::V6]
+            .iter()
+            .flat_map(|family| vec![*family; size])
+            .map(|family| Change::Set(near(&mut random, family), hop(&mut random, 1..9)))
+            .collect();
+        let before = fib.used_bytes();
+        fib.update(network, &routes, |_, _| {}).unwrap();
+        let usage = fib.usage(network);
+        assert_eq!(usage.bytes, fib.used_bytes() - before, "{size} routes");
+        assert!(usage.bytes > 0 && usage.nodes > 0 && usage.leaves > 0);
+    }
+}
+
 #[test]
 fn a_full_store_refuses_and_keeps_what_runs() {
     let mut fib = fib(1 << 20);

@@ -378,6 +378,60 @@ fn routes_to_a_missing_device_are_unreachable_and_no_blackholes() {
     assert_eq!(kind_of("10.66.0.0/16"), Some("blackhole".into()));
 }
 
+/// What a network's compiled tables take is told for each network alone, and follows its routes.
+#[test]
+fn each_network_tells_what_its_compiled_routes_take() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let office = Office::new(false, |tunnel| tunnel.with_key(1001));
+    let plain = office.configuration();
+    let gateway = Gateway::start(&office.namespace, &plain);
+    // Without a port it learns no machines: all its routes are those of the configuration.
+    let empty = toml::tenant_with_network("other", &["10.40.0.0/16", "fd00:40::/48"]);
+    let with_routes = |count: usize| {
+        let routes = (0..count).flat_map(|number| {
+            [
+                format!("10.70.{number}.0/24"),
+                format!("fd00:70:{number}::/48"),
+            ]
+        });
+        let routes = routes.map(|prefix| toml::route("other", &prefix, "\"blackhole\""));
+        gateway.apply(&[&*plain, &*empty, &*routes.collect::<String>()].concat());
+        let row = gateway.show_one("network", "other");
+        [
+            "routes",
+            "fib_routes",
+            "fib_nodes",
+            "fib_leaves",
+            "fib_bytes",
+        ]
+        .map(|field| {
+            row[field]
+                .as_u64()
+                .unwrap_or_else(|| panic!("{field}: {row}"))
+        })
+    };
+    assert_eq!(with_routes(0), [0; 5]);
+    let few = with_routes(2);
+    assert_eq!(few[..2], [4, 4]);
+    let many = with_routes(50);
+    assert_eq!(many[..2], [100, 100]);
+    for (few, many) in few.iter().zip(many) {
+        assert!(
+            0 < *few && *few < many,
+            "{few} for 4 routes, {many} for 100"
+        );
+    }
+    assert_eq!(with_routes(2), few);
+    assert_eq!(with_routes(0), [0; 5]);
+    let office = gateway.show_one("network", NETWORK);
+    assert!(
+        office["fib_routes"].as_u64() >= office["routes"].as_u64(),
+        "{office}"
+    );
+}
+
 /// What decides whether VLAN ports are refused on a card is read as ethtool sets it.
 #[test]
 fn the_vlan_offload_of_a_device_is_read_as_it_was_set() {

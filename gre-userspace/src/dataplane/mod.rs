@@ -25,7 +25,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::config::XdpMode;
 use crate::error::{Error, Result};
-use crate::fib::{Change, Fib, FibError, KernelGracePeriod, MappedArray};
+use crate::fib::{Change, Fib, FibError, KernelGracePeriod, MappedArray, Usage};
 use crate::instance::{Instance, InstanceLock};
 use crate::netlink::Link;
 use crate::object;
@@ -167,6 +167,11 @@ impl DataPlane {
             })
             .map_err(fib_error)?;
         Ok(())
+    }
+
+    /// What a network's compiled routing tables take.
+    pub fn fib_usage(&self, network: NetworkId) -> Usage {
+        self.fib.usage(network)
     }
 
     /// Removes all routes of a network.

@@ -55,15 +55,19 @@ pub enum Family {
 }
 
 /// What a network takes from the store, both families together.
+///
+/// No block is shared by two networks or families: each is counted once, for the network whose
+/// table it belongs to, however many slots of that table lead to it. Blocks that wait for reuse
+/// are counted for nobody.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Routes.
     pub routes: u64,
     /// Nodes of the compiled tables.
     pub nodes: u64,
-    /// Leaves in these nodes.
+    /// Entries of these nodes that hold a next hop.
     pub leaves: u64,
-    /// Bytes of these nodes.
+    /// Bytes of the blocks that these nodes occupy.
     pub bytes: u64,
 }
 

@@ -151,6 +151,10 @@ pub(crate) fn networks() -> Vec<Network> {
             tunnels: 1,
             peerings: 1,
             routes: 5,
+            fib_routes: 6,
+            fib_nodes: 4,
+            fib_leaves: 17,
+            fib_bytes: 256,
         },
         Network {
             name: "fabrikam-net".to_owned(),
@@ -160,6 +164,10 @@ pub(crate) fn networks() -> Vec<Network> {
             tunnels: 2,
             peerings: 0,
             routes: 0,
+            fib_routes: 0,
+            fib_nodes: 0,
+            fib_leaves: 0,
+            fib_bytes: 0,
         },
     ]
 }

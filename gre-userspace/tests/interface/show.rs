@@ -111,6 +111,29 @@ fn a_tunnel_in_json_has_the_names_and_nesting_of_the_contract() {
 }
 
 #[test]
+fn a_network_in_json_tells_what_its_compiled_tables_take() {
+    let json = serde_json::to_value(&sample::networks()[..1]).expect("serialisable");
+    assert_eq!(
+        json,
+        json!([
+            {
+                "name": "contoso-hub",
+                "tenant": "contoso",
+                "address_space": ["10.10.30.0/24", "fd00:10:30::/48"],
+                "ports": 1,
+                "tunnels": 1,
+                "peerings": 1,
+                "routes": 5,
+                "fib_routes": 6,
+                "fib_nodes": 4,
+                "fib_leaves": 17,
+                "fib_bytes": 256,
+            },
+        ])
+    );
+}
+
+#[test]
 fn reports_survive_json() {
     assert_survives(&sample::tunnels());
     assert_survives(&sample::networks());
