@@ -9,6 +9,7 @@ pub mod counters;
 pub mod demux;
 pub mod entry;
 pub mod event;
+pub mod event_budget;
 pub mod fib;
 pub mod frame;
 pub mod id;

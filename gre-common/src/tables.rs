@@ -53,7 +53,8 @@ pub trait Tables {
 
     /// Nanoseconds of a clock that never goes back; a resolution of some milliseconds is enough.
     fn now(&self) -> u64;
-    /// Tells the daemon; may be lost when it does not keep up.
+    /// Tells the daemon, if the budget of the event's port allows it ([`crate::event_budget`]); may be lost when the daemon
+    /// does not keep up.
     fn emit(&self, event: &Event);
     /// Counts a packet accepted from a port or tunnel, or sent there.
     fn count(&self, owner: Owner, direction: Direction, bytes: u32);

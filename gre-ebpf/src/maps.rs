@@ -10,6 +10,7 @@ use aya_ebpf::btf_maps::{
 use aya_ebpf::macros::btf_map;
 use gre_common::counters::{DropKey, Stats};
 use gre_common::event::Event;
+use gre_common::event_budget::EventBudget;
 use gre_common::key::{EndpointKey, MachineKey};
 use gre_common::limits;
 use gre_common::memory::Memory;
@@ -49,6 +50,9 @@ pub(crate) static SEQUENCES: Array<Sequence, { limits::TUNNELS }> = Array::new()
 /// News for the daemon.
 #[btf_map]
 pub(crate) static EVENTS: RingBuf<Event, { limits::EVENTS_BYTES }> = RingBuf::new();
+/// What each port may send there, by port id.
+#[btf_map]
+pub(crate) static EVENT_BUDGETS: PerCpuArray<EventBudget, { limits::PORTS }> = PerCpuArray::new();
 /// Devices that frames may be sent on, by interface index.
 #[btf_map]
 pub(crate) static DEVICES: DevMapHash<{ limits::DEVICES }> = DevMapHash::new();

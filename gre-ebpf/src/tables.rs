@@ -4,7 +4,8 @@
 
 use core::ptr;
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use aya_ebpf::bindings::BPF_RB_AVAIL_DATA;
+use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ringbuf_query};
 use gre_common::counters::{Direction, DropKey, Owner, Stats};
 use gre_common::entry::{
     AdjacencyEntry, AttachedPort, InterfaceEntry, NeighbourEntry, PortEntry, TunnelEntry,
@@ -149,8 +150,10 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn emit(&self, event: &Event) {
-        // A full buffer means that the daemon has enough to do; it learns the same from a later packet.
-        let _ = maps::EVENTS.output(*event, 0);
+        if gregw_spend_event(event.port.0) != 0 {
+            // A full buffer means that the daemon has enough to do; it learns the same from a later packet.
+            let _ = maps::EVENTS.output(*event, 0);
+        }
     }
 
     #[inline(always)]
@@ -216,6 +219,22 @@ extern "C" fn gregw_choose_member(id: u32, flow: u64) -> u32 {
     KernelTables::get().map_or(0, |tables| {
         group::choose(tables.memory().group(GroupId(id)), flow).0
     })
+}
+
+/// Whether a port may send one more event: not 0. Exported for the same reason.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn gregw_spend_event(port: u32) -> u32 {
+    let Some(budget) = maps::EVENT_BUDGETS.get_ptr_mut(port) else {
+        return 0;
+    };
+    let events = (&raw const maps::EVENTS).cast_mut().cast();
+    // SAFETY: the address of a map's definition is the map, and the helper reads a number of its own.
+    let unread = unsafe { bpf_ringbuf_query(events, u64::from(BPF_RB_AVAIL_DATA)) };
+    // SAFETY: the helper takes nothing and reads a clock.
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    // SAFETY: the slot belongs to this CPU, and programs on it are not preempted by each other.
+    unsafe { &mut *budget }.spend(now, unread).into()
 }
 
 impl Store for KernelTables {

@@ -121,6 +121,7 @@ impl BothSides {
             events,
             "kernel, host; frame {frame:02x?}"
         );
+        self.renew_event_budgets(&events);
         let counted = self.counted(frame);
         check_accounts(&outcome, reason, &counted);
         Seen {
@@ -168,6 +169,15 @@ impl BothSides {
     pub fn forget(&mut self) {
         self.kernel.forget();
         self.host.forget();
+    }
+
+    /// Each frame finds the whole budget of events: the sides run one after the other, and if a tick of the budget began
+    /// between them, one would be silent about a frame that the other still tells of.
+    fn renew_event_budgets(&mut self, spent_on: &[Event]) {
+        self.host.renew_event_budgets();
+        for event in spent_on {
+            self.kernel.renew_event_budget(event.port);
+        }
     }
 
     /// What the host has counted since the last frame; the kernel must have counted as much there.

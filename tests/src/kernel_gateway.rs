@@ -7,9 +7,11 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use aya::maps::{
-    Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf,
+    Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues, ProgramArray,
+    RingBuf,
 };
 use aya::programs::{ProgramFd, TestRun, TestRunAttrs, TestRunOptions, Xdp};
+use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader, Pod};
 use gre_common::counters::{Direction, DropKey, Owner, Stats};
 use gre_common::event::Event;
@@ -44,6 +46,7 @@ pub struct KernelGateway {
     sequences: Array<MapData, Plain<SequenceEntry>>,
     learnt: HashMap<MapData, Plain<MachineKey>, u64>,
     events: RingBuf<MapData>,
+    event_budgets: PerCpuArray<MapData, u64>,
     output: Vec<u8>,
 }
 
@@ -80,6 +83,7 @@ impl KernelGateway {
             drops: share(&ebpf, "DROPS"),
             sequences: share(&ebpf, "SEQUENCES"),
             learnt: share(&ebpf, "LEARNT"),
+            event_budgets: share(&ebpf, "EVENT_BUDGETS"),
             maps: fill(&mut ebpf, gateway),
             events: events(&mut ebpf),
             output: vec![0; GREATEST_FRAME],
@@ -209,6 +213,19 @@ impl KernelGateway {
     /// If an event is not one.
     pub fn take_events(&mut self) -> Vec<Event> {
         std::iter::from_fn(|| self.events.next().map(|bytes| event(&bytes))).collect()
+    }
+
+    /// Gives a port its whole budget of events again.
+    ///
+    /// # Panics
+    /// If the map cannot be written.
+    pub fn renew_event_budget(&mut self, port: PortId) {
+        let written = nr_cpus()
+            .map_err(|(_, error)| error)
+            .and_then(|cpus| PerCpuValues::try_from(vec![0; cpus]))
+            .map_err(MapError::from)
+            .and_then(|values| self.event_budgets.set(port.0, values, 0));
+        written.unwrap_or_else(|error| panic!("EVENT_BUDGETS: {error}"));
     }
 
     /// The machines that were sent to.

@@ -8,18 +8,21 @@ use std::time::Duration;
 
 use gre_common::counters::Owner;
 use gre_common::event::Event;
+use gre_common::event_budget::EventBudget;
 use gre_common::id::{Address, MacAddress};
 use gre_common::verdict::DropReason;
 use gre_model::example::{
     self, ABSENT_TUNNEL, BLUE_PORT, BLUE_TUNNEL, DETACHED_PORT, GREEN_PORT, NARROW_PORT, Options,
     RED_PORT, RED_TUNNEL, ROUTER_MAC, TRUNK_MAC, UNDERLAY_MAC, YELLOW_PORT, host, to,
 };
+use gre_tests::both_sides::BothSides;
 use gre_tests::fixture::gateway;
 use gre_tests::frames::{
     self, ADVERTISEMENT, ARP_REPLY, ARP_REQUEST, BROADCAST, SOLICITATION, arp, discovery,
     echo_reply, from_machine, hop, icmpv6, into_site, ipv4, ipv6, site, solicited_node, through,
     to_machine, udp, with_ttl,
 };
+use gre_tests::kernel_gateway::KernelGateway;
 use gre_tests::link::Mac;
 use gre_tests::packet::{self, ETHERNET_HEADER, Fields};
 use gre_tests::wire::Wire;
@@ -488,6 +491,35 @@ fn n4_a_machine_can_be_sent_to_as_soon_as_it_has_asked_for_the_gateway() {
             Owner::Port(BLUE_PORT),
             DropReason::NeighbourUnresolved,
         );
+}
+
+#[test]
+fn n4_a_flood_for_unresolved_machines_of_one_port_leaves_room_for_the_news_of_another() {
+    if !gre_tests::can_use_namespaces() {
+        return;
+    }
+    // More than the ring buffer has room for, and nobody reads it meanwhile.
+    const FLOOD: usize = 30_000;
+    let both = BothSides::shared();
+    let mut gateway = KernelGateway::load(&both.tables);
+    let machine = host(to::HOME, 88, false);
+    let inner = udp(host(to::SITE_OVER_V4, 9, false), machine);
+    let [flood, first] = [RED_TUNNEL[0], BLUE_TUNNEL[0]].map(|tunnel| through(tunnel, &inner, 0));
+    for _ in 0..FLOOD {
+        gateway.run_blindly(both.devices.underlay, &flood);
+    }
+    gateway.run(both.devices.underlay, &first);
+    let mut events = gateway.take_events();
+    assert_eq!(
+        events.pop(),
+        Some(Event::missing(BLUE_PORT, machine.into())),
+        "after {} events of the other port",
+        events.len()
+    );
+    let flooded = Event::missing(RED_PORT, machine.into());
+    assert!(events.iter().all(|event| *event == flooded));
+    let told = events.len() as u64;
+    assert!(told >= EventBudget::EVENTS, "one tick's worth is told");
 }
 
 #[test]

@@ -19,6 +19,7 @@ use gre_tests::topology::{Machine, Segment, Underlay};
 use gre_tests::transfer;
 use gre_tests::wait;
 use gre_tests::wire::Wire;
+use nix::sys::signal::Signal;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -402,6 +403,70 @@ fn a_silent_machine_is_resolved_by_the_gateway() {
             Some((Some(&*mac), Some("resolved")))
         );
     }
+}
+
+/// N4, beside a flood: while the daemon is busy, one tenant's branch asks for more addresses that nobody has than the
+/// buffer of events holds; then a single packet comes for another tenant's machine, which nothing else tells of.
+#[test]
+fn a_flood_for_unknown_addresses_of_one_tenant_keeps_no_machine_of_another_unknown() {
+    if !can_use_namespaces() {
+        return;
+    }
+    const FLOOD: usize = 100_000;
+    /// What the buffer holds: 1 MiB of records of 40 bytes.
+    const HELD: u64 = (1 << 20) / 40;
+    const SETTLED: Duration = Duration::from_millis(200);
+    let namespace = Namespace::new("gateway");
+    let underlay = Underlay::new(&namespace, 0);
+    let _machines = machines_of_tenants(&namespace);
+    let tunnels = [1001, 1002].map(|key| underlay.tunnel(false).with_key(key));
+    let mut configuration = [toml::gateway(), underlay.configuration(), tenants()].concat();
+    for (tenant, tunnel) in TENANTS.iter().zip(&tunnels) {
+        let name = format!("{tenant}-branch");
+        configuration += &toml::tunnel(&name, tenant, tunnel, &["10.11.30.64/26"]);
+    }
+    let gateway = Gateway::start(&namespace, &configuration);
+    let frame = |tunnel: &Tunnel, destination: IpAddr| {
+        let source = branch_address(false);
+        let inner = packet::udp(source, destination, (1, 2), Fields::default(), b"event");
+        let mut outer = Vec::new();
+        tunnel.encapsulate(&inner, 0, &mut outer);
+        packet::ethernet(underlay.site.mac, underlay.gateway.mac, None, &outer)
+    };
+    let unknown: Vec<Vec<u8>> = (10..110)
+        .map(|host| frame(&tunnels[0], [10, 10, 30, host].into()))
+        .collect();
+    let flood: Vec<&[u8]> = unknown
+        .iter()
+        .map(Vec::as_slice)
+        .cycle()
+        .take(FLOOD)
+        .collect();
+    let is_known = || {
+        let machine = machine_address(false).to_string();
+        let rows = gateway.show("neighbour");
+        rows.iter().any(|row| {
+            row["port"] == TENANTS[1] && row["address"] == *machine && row["state"] == "resolved"
+        })
+    };
+    assert!(!is_known(), "the machine has been silent so far");
+
+    let site = Wire::open(&underlay.site);
+    gateway.signal(Signal::SIGSTOP);
+    site.send_all(&flood);
+    // Afterwards, so that the flood does not push the packet itself off the link.
+    std::thread::sleep(SETTLED);
+    site.send(&frame(&tunnels[1], machine_address(false)));
+    std::thread::sleep(SETTLED);
+    gateway.signal(Signal::SIGCONT);
+    wait::expect_within(Duration::from_secs(3), "the machine is resolved", is_known);
+    let dropped = gateway
+        .traffic("port", TENANTS[0])
+        .dropped("neighbour_unresolved");
+    assert!(
+        dropped > HELD,
+        "only {dropped} packets would not have filled the buffer"
+    );
 }
 
 /// N4, third part: a machine whose MAC changes is reachable again within a second, seen from the branch, although it

@@ -12,6 +12,7 @@ use gre_common::entry::{
     AdjacencyEntry, AttachedPort, InterfaceEntry, NeighbourEntry, PortEntry, TunnelEntry,
 };
 use gre_common::event::Event;
+use gre_common::event_budget::EventBudget;
 use gre_common::frame::SliceFrame;
 use gre_common::id::{
     Address, AdjacencyId, GroupId, IfIndex, MacAddress, NeighbourId, NetworkId, PortId, TunnelId,
@@ -29,6 +30,9 @@ use crate::{Action, Counters, Gateway, Outcome};
 /// Bytes of the page that `BPF_PROG_TEST_RUN` puts a frame into, less what the kernel keeps at its two ends
 /// (`struct xdp_frame` and `struct skb_shared_info`).
 const PAGE: usize = 4096 - 40 - 320;
+
+/// Bytes of an event in the ring buffer: the kernel puts a header before it.
+const RECORD: usize = size_of::<Event>() + 8;
 
 /// A gateway that packets can be run through on the host.
 #[derive(Debug)]
@@ -107,6 +111,11 @@ impl HostGateway {
         })
     }
 
+    /// Gives every port its whole budget of events again.
+    pub fn renew_event_budgets(&self) {
+        self.tables.event_budgets.take();
+    }
+
     /// Forgets all sequence numbers and the machines that were learnt.
     pub fn forget(&self) {
         self.tables.learnt.take();
@@ -127,6 +136,7 @@ struct HostTables {
     learnt: RefCell<HashMap<MachineKey, MacAddress>>,
     counters: RefCell<Counters>,
     events: RefCell<Vec<Event>>,
+    event_budgets: RefCell<HashMap<PortId, EventBudget>>,
     now: Cell<u64>,
 }
 
@@ -161,6 +171,7 @@ impl HostTables {
             learnt: RefCell::default(),
             counters: RefCell::default(),
             events: RefCell::default(),
+            event_budgets: RefCell::default(),
             now: Cell::default(),
         }
     }
@@ -239,7 +250,12 @@ impl Tables for HostTables {
     }
 
     fn emit(&self, event: &Event) {
-        self.events.borrow_mut().push(*event);
+        let mut events = self.events.borrow_mut();
+        let mut budgets = self.event_budgets.borrow_mut();
+        let budget = budgets.entry(event.port).or_default();
+        if budget.spend(self.now(), (events.len() * RECORD) as u64) {
+            events.push(*event);
+        }
     }
 
     fn count(&self, owner: Owner, direction: Direction, bytes: u32) {
