@@ -2,8 +2,11 @@
 
 use std::net::IpAddr;
 
+use gre_common::event_budget::EventBudget;
 use gre_common::id::IfIndex;
-use gre_model::example::{self, Devices, Options, RED_PORT, RED_TUNNEL, host, to};
+use gre_model::example::{
+    self, BLUE_PORT, BLUE_TUNNEL, Devices, Options, RED_PORT, RED_TUNNEL, host, to,
+};
 use gre_model::{Action, Counters, HostGateway, Outcome};
 use gre_tests::frames::{
     self, from_machine, from_site, hop, inner_to_red, site, through, valid_gre_frames, with_ttl,
@@ -112,6 +115,26 @@ fn random_traffic_is_accounted_for_packet_by_packet() {
     );
 }
 
+#[test]
+fn a_port_that_asks_for_more_than_its_budget_is_silent_until_the_next_tick_and_drops_all_the_same()
+{
+    const SECOND: u64 = 1_000_000_000;
+    let gateway = gateway();
+    let unknown = frames::udp(host(to::SITE_OVER_V4, 9, false), host(to::HOME, 88, false));
+    let [red, blue] = [RED_TUNNEL, BLUE_TUNNEL].map(|[tunnel, _]| through(tunnel, &unknown, 0));
+    for second in 1..4 {
+        gateway.set_time(second * SECOND);
+        for _ in 0..1000 {
+            gateway.run(DEVICES.underlay, &red);
+        }
+        gateway.run(DEVICES.underlay, &blue);
+        let events = gateway.take_events();
+        let of = |port| events.iter().filter(|event| event.port == port).count() as u64;
+        assert_eq!((of(RED_PORT), of(BLUE_PORT)), (EventBudget::EVENTS, 1));
+    }
+    assert_eq!(gateway.counters().dropped(), 3 * 1001);
+}
+
 fn gateway() -> HostGateway {
     HostGateway::new(&example::gateway(DEVICES))
 }
@@ -174,7 +197,7 @@ fn valid_frames() -> Vec<(IfIndex, Vec<u8>)> {
         let own = host(to::HOME, 1, is_v6);
         let request = packet::echo_request(host(to::HOME, 2, is_v6), own, 1, 1, b"echo");
         all.push((DEVICES.access, from_machine(RED_PORT, &request)));
-        all.push((DEVICES.trunk, from_machine(example::BLUE_PORT, &request)));
+        all.push((DEVICES.trunk, from_machine(BLUE_PORT, &request)));
         all.push((DEVICES.access, question(own)));
     }
     all
