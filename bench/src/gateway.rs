@@ -203,7 +203,8 @@ impl Gateway {
         let maps = &mut self.plane.get_mut().maps;
         for (device, interface) in [(bed.left.near, machines), (bed.right.near, underlay)] {
             let untagged = interface.untagged_port;
-            maps.set_interface(IfIndex(device.index), interface.entry(), untagged);
+            let tagged = interface.tagged_ports;
+            maps.set_interface(IfIndex(device.index), interface.entry(), untagged, tagged);
             maps.set_redirect(IfIndex(device.index), true)?;
         }
         maps.set_endpoint(local(self.kind).into(), true)?;

@@ -8,6 +8,7 @@
 //! Tables of all sizes, which are powers of two, lie in one memory: the one of `size` slots begins at slot `size`.
 //! Growing is filling the next one and then telling its size.
 
+use crate::id::Family;
 use crate::key::DemuxKey;
 use crate::limits;
 
@@ -49,7 +50,8 @@ const fn place(size: u32, index: u32) -> u32 {
 #[inline(always)]
 pub const fn hash(key: &DemuxKey) -> u64 {
     let (remote, local) = (key.remote.words(), key.local.words());
-    let id = (key.has_key as u64) << 32 | key.key as u64;
+    let is_v6 = matches!(key.local.family(), Family::V6);
+    let id = (is_v6 as u64) << 33 | (key.has_key as u64) << 32 | key.key as u64;
     // Odd numbers without a pattern: from the fractional parts of square roots of primes.
     let sum = remote[0]
         .wrapping_mul(0x6a09_e667_f3bc_c909)

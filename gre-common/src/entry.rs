@@ -48,8 +48,6 @@ flags! {
     InterfaceFlags {
         /// Untagged frames may carry GRE for the gateway.
         UNDERLAY = 1;
-        /// Some VLANs of the device are ports.
-        TAGGED_PORTS = 2;
     }
 }
 
@@ -63,7 +61,7 @@ pub struct InterfaceEntry {
     pub flags: InterfaceFlags,
     /// The port of untagged frames.
     pub untagged: AttachedPort,
-    /// Which table has its tagged ports, if [`InterfaceFlags::TAGGED_PORTS`] is set.
+    /// Which table has its tagged ports; table 0, which is empty, if it has none.
     pub vlans: u32,
 }
 

@@ -45,7 +45,7 @@ newtype! {
     AdjacencyId(u32)
 }
 newtype! {
-    /// Index of a group of tunnels in `GROUPS`.
+    /// The place of a group of tunnels in its table.
     GroupId(u32)
 }
 newtype! {

@@ -8,8 +8,10 @@ pub const INTERFACES: usize = 65_536;
 pub const DEVICES: usize = 4_096;
 /// Local outer addresses.
 pub const ENDPOINTS: usize = 4_096;
-/// Devices of which some VLANs are ports.
-pub const TAGGED_DEVICES: usize = 256;
+/// Tables of VLANs, of which the first stays empty.
+pub const VLAN_TABLES: usize = 256;
+/// Devices of which some VLANs are ports: so many that all can be exchanged for others in one reload.
+pub const TAGGED_DEVICES: usize = (VLAN_TABLES - 1) / 2;
 /// VLAN ids, from 0.
 pub const VLANS: usize = 4_096;
 /// Ports.
@@ -45,7 +47,7 @@ pub const ABI_VERSION: u32 = 2;
 // The program bounds an index by cutting it.
 const _: () = assert!(
     INTERFACES.is_power_of_two()
-        && TAGGED_DEVICES.is_power_of_two()
+        && VLAN_TABLES.is_power_of_two()
         && VLANS.is_power_of_two()
         && PORTS.is_power_of_two()
         && TUNNELS.is_power_of_two()

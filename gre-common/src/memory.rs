@@ -36,7 +36,7 @@ pub struct Memory {
     /// Networks.
     pub networks: [NetworkEntry; limits::NETWORKS],
     /// Ports by [`InterfaceEntry::vlans`] and VLAN.
-    pub vlans: [[AttachedPort; limits::VLANS]; limits::TAGGED_DEVICES],
+    pub vlans: [[AttachedPort; limits::VLANS]; limits::VLAN_TABLES],
     /// Slots of the table of [`demux`] that is in force; 0: there is none yet.
     pub demux_size: u32,
 }
@@ -51,7 +51,7 @@ impl Memory {
     /// The port behind a tag.
     #[inline(always)]
     pub fn tagged_port(&self, table: u32, VlanId(vlan): VlanId) -> AttachedPort {
-        let table = &self.vlans[table as usize % limits::TAGGED_DEVICES];
+        let table = &self.vlans[table as usize % limits::VLAN_TABLES];
         table[vlan as usize % limits::VLANS]
     }
 

@@ -1,6 +1,6 @@
 //! Everything the pipeline asks of the world besides packet memory.
 //!
-//! In the kernel these are BPF maps, on the host plain collections. Look-ups return copies or references of entries that
+//! In the kernel these are one mapped memory and some BPF maps, on the host plain collections. Look-ups return copies or references of entries that
 //! the daemon may replace at any time; what a packet needs of an entry it therefore reads once. An id that names nothing
 //! leads to a zeroed entry.
 

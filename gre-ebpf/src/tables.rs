@@ -1,6 +1,6 @@
-//! The pipeline's tables, as BPF maps.
+//! The pipeline's tables: the memory of the dense ones, and BPF maps for the others.
 //!
-//! Nothing is decided here: each method is one access to one map.
+//! Nothing is decided here: each method is one access.
 
 use core::ptr;
 
@@ -27,7 +27,7 @@ use gre_common::verdict::DropReason;
 use crate::maps;
 use crate::sequence::Sequence;
 
-/// All maps of the gateway.
+/// Where the dense tables are.
 #[derive(Clone, Copy)]
 pub(crate) struct KernelTables {
     memory: *mut Memory,
@@ -46,7 +46,8 @@ impl KernelTables {
 
     #[inline(always)]
     fn memory(&self) -> &Memory {
-        // SAFETY: the pointer comes from a map look-up, and maps live as long as programs that use them.
+        // SAFETY: the pointer comes from a map look-up, and maps live as long as programs that use them. The daemon may
+        // write meanwhile: what is read may be of two moments, and any bytes are an entry.
         unsafe { &*self.memory }
     }
 }
@@ -194,17 +195,8 @@ fn add(stats: &mut Stats, direction: Direction, bytes: u32) {
     }
 }
 
-/// Look-up in an IPv4 table. Exported like the next, because the verifier checks such functions once and for all
-/// arguments, not anew on each of the many ways that lead here.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn gregw_look_up_v4(root: u32, address: u32) -> u32 {
-    KernelTables::get().map_or(0, |tables| {
-        fib::look_up(&tables, Root(root), address.to_be_bytes()).0
-    })
-}
-
-/// Look-up in an IPv6 table; the address in two halves.
+/// Look-up in an IPv6 table; the address in two halves. Exported, because the verifier checks such functions once and for
+/// all arguments, not anew on each of the many ways that lead here.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn gregw_look_up_v6(root: u32, high: u64, low: u64) -> u32 {

@@ -195,12 +195,9 @@ impl Live {
     /// new one. (This generation has nothing else to lose yet: if it cannot take over, it is given up with its maps.)
     fn open_inherited_devices(&mut self, steps: &[Change]) -> Result<()> {
         for step in steps {
-            if let Change::SetInterface(device, interface) = step
+            if let Change::SetInterface(device, _) = step
                 && self.plane.is_inherited(*device)
             {
-                self.plane
-                    .maps
-                    .set_interface(*device, interface.entry(), interface.untagged_port);
                 self.plane.maps.set_redirect(*device, true)?;
             }
         }
@@ -252,7 +249,12 @@ impl Live {
             }
             Change::RemoveTaggedPort(device, vlan) => maps.set_tagged_port(*device, *vlan, None),
             Change::SetInterface(device, interface) => {
-                maps.set_interface(*device, interface.entry(), interface.untagged_port);
+                maps.set_interface(
+                    *device,
+                    interface.entry(),
+                    interface.untagged_port,
+                    interface.tagged_ports,
+                );
                 let name = self.device_names.get(device);
                 let name = name.cloned().unwrap_or_else(|| device.to_string());
                 self.plane.attach(*device, &name, interface.xdp_mode)?;
@@ -262,7 +264,7 @@ impl Live {
                 // First, since it may put the last generation's program back, under which no packet is lost.
                 self.plane.detach(*device)?;
                 let maps = &mut self.plane.maps;
-                maps.set_interface(*device, InterfaceEntry::default(), None);
+                maps.set_interface(*device, InterfaceEntry::default(), None, false);
                 maps.set_redirect(*device, false)
             }
         }

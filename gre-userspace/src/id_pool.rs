@@ -1,6 +1,6 @@
 //! Dense ids of entries that come and go while packets flow.
 //!
-//! Used for adjacencies and machines. A released id rests for a while before it is given out again, so that a packet
+//! Used for adjacencies, machines and tables of VLANs. A released id rests for a while before it is given out again, so that a packet
 //! that has read it on its way meets no stranger's entry.
 
 use std::collections::VecDeque;

@@ -14,8 +14,8 @@ use crate::config::{self, Config, Name, Spanned};
 use crate::gateway::Gateway;
 use crate::plan::{self, Desired};
 use crate::report::{
-    self, Adjacency, Device, DropCounter, DropsByReason, MapFill, Neighbour, Network, OwnerKind,
-    Peering, Port, Resolution, Role, Route, Snapshot, State, Traffic, Tunnel,
+    self, Adjacency, Device, DropCounter, DropsByReason, Neighbour, Network, OwnerKind, Peering,
+    Port, Resolution, Role, Route, Snapshot, State, TableFill, Traffic, Tunnel,
 };
 
 /// From this number of drop counters on the operator is warned.
@@ -39,28 +39,28 @@ impl Gateway {
             ports: self.ports(&drops),
             peerings: self.peerings(),
             drops: self.drops(&drops),
-            maps: self.maps(&drops),
+            tables: self.tables(&drops),
         }
     }
 
     /// How full the tables are that grow without the configuration.
-    fn maps(&self, drops: &Drops) -> Vec<MapFill> {
+    fn tables(&self, drops: &Drops) -> Vec<TableFill> {
         let live = &self.live;
         [
-            ("DROPS", drops.entries, limits::DROPS),
+            ("drops", drops.entries, limits::DROPS),
             (
-                "NEIGHBOURS",
+                "machines",
                 live.neighbours.iter().count(),
                 limits::NEIGHBOURS,
             ),
             (
-                "ADJACENCIES",
+                "next_hops",
                 live.adjacencies.hops().len(),
                 limits::ADJACENCIES,
             ),
         ]
-        .map(|(map, entries, capacity)| MapFill {
-            map,
+        .map(|(table, entries, capacity)| TableFill {
+            table,
             entries: entries as u64,
             capacity: capacity as u64,
         })

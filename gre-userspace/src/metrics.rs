@@ -25,7 +25,8 @@ use tokio::sync::watch;
 use crate::api;
 use crate::error::Error;
 use crate::report::{
-    DropCounter, MapFill, Peering, PeeringState, Port, Snapshot, State as Carrying, Traffic, Tunnel,
+    DropCounter, Peering, PeeringState, Port, Snapshot, State as Carrying, TableFill, Traffic,
+    Tunnel,
 };
 use crate::request::{Request, Requests, ask};
 
@@ -140,7 +141,7 @@ impl Collector for Snapshot {
         encode_ports(encoder, &self.ports)?;
         encode_peerings(encoder, &self.peerings)?;
         encode_drops(encoder, &self.drops)?;
-        encode_maps(encoder, &self.maps)
+        encode_tables(encoder, &self.tables)
     }
 }
 
@@ -257,19 +258,19 @@ fn encode_drops(encoder: &mut DescriptorEncoder, drops: &[DropCounter]) -> fmt::
     )
 }
 
-fn encode_maps(encoder: &mut DescriptorEncoder, maps: &[MapFill]) -> fmt::Result {
-    let labels = |fill: &MapFill| [("map", fill.map.to_string())];
+fn encode_tables(encoder: &mut DescriptorEncoder, tables: &[TableFill]) -> fmt::Result {
+    let labels = |fill: &TableFill| [("table", fill.table.to_string())];
     gauges(
         encoder,
-        "gregw_map_entries",
+        "gregw_table_entries",
         "Entries in use of a table of the data plane.",
-        maps.iter().map(|fill| (labels(fill), fill.entries)),
+        tables.iter().map(|fill| (labels(fill), fill.entries)),
     )?;
     gauges(
         encoder,
-        "gregw_map_capacity",
+        "gregw_table_capacity",
         "Entries that a table of the data plane has room for.",
-        maps.iter().map(|fill| (labels(fill), fill.capacity)),
+        tables.iter().map(|fill| (labels(fill), fill.capacity)),
     )
 }
 

@@ -292,14 +292,14 @@ pub struct Snapshot {
     /// As [`crate::request::Request::Drops`].
     pub drops: Vec<DropCounter>,
     /// How full the data plane's tables are.
-    pub maps: Vec<MapFill>,
+    pub tables: Vec<TableFill>,
 }
 
 /// How full a table of the data plane is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MapFill {
-    /// Its name, as bpftool shows it.
-    pub map: &'static str,
+pub struct TableFill {
+    /// Its name in metrics.
+    pub table: &'static str,
     /// Entries in use.
     pub entries: u64,
     /// Entries that there is room for.

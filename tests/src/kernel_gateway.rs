@@ -323,7 +323,8 @@ fn fill(ebpf: &mut Ebpf, gateway: &Gateway) -> Maps {
     }
     for (device, entry) in &gateway.interfaces {
         let untagged = Some(entry.untagged.id).filter(|id| *id != PortId(0));
-        maps.set_interface(*device, *entry, untagged);
+        let tagged = gateway.tagged_ports.keys().any(|(on, _)| on == device);
+        maps.set_interface(*device, *entry, untagged, tagged);
     }
     for (id, entry) in &gateway.tunnels {
         maps.set_tunnel(*id, *entry);

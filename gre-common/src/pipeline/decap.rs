@@ -1,6 +1,6 @@
 //! What a packet from a tunnel must satisfy before its payload is believed: checksum, sequence number, ECN.
 //!
-//! Called by `from_underlay` once the tunnel is known; drops are charged to it.
+//! Called by `from_site` once the tunnel is known; drops are charged to it.
 
 use crate::checksum;
 use crate::frame::Frame;

@@ -122,9 +122,6 @@ fn from_device<F: Frame, T: Tables>(
 #[inline(always)]
 fn port_of<T: Tables>(tables: &T, interface: &InterfaceEntry, link: &Link) -> Option<AttachedPort> {
     let port = if link.is_tagged() {
-        if !interface.flags.contains(InterfaceFlags::TAGGED_PORTS) {
-            return None;
-        }
         tables.tagged_port(interface.vlans, link.vlan)
     } else {
         interface.untagged

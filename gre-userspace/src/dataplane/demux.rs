@@ -50,7 +50,7 @@ impl DemuxIndex {
     ) -> Result<()> {
         if self.tunnels.contains_key(&key) {
             memory.set_demux_slot(self.table.slot_of(&key), tunnel);
-        } else if self.is_crowded() || self.add(memory, grace, key, tunnel)?.is_none() {
+        } else if self.is_crowded() || !self.find_room(memory, grace, key, tunnel)? {
             self.grow(memory, key, tunnel)?;
         }
         self.tunnels.insert(key, tunnel);
@@ -80,32 +80,43 @@ impl DemuxIndex {
         2 * (self.tunnels.len() + 1) > self.table.size as usize && self.table.size < GREATEST_SIZE
     }
 
-    /// Finds a slot for one key more, moving those of its bucket; `None` if there is no way.
-    fn add(
+    /// Finds a slot for one key more in the table in force; returns whether there is one.
+    fn find_room(
         &mut self,
         memory: &MappedMemory,
         grace: &mut impl GracePeriod,
         key: DemuxKey,
         tunnel: TunnelId,
-    ) -> Result<Option<()>> {
-        let table = &mut self.table;
+    ) -> Result<bool> {
         // Few at a time: the wait is long, and many would leave no way out.
-        if table.resting.len() > table.size as usize / 8 {
-            grace
-                .wait()
-                .map_err(|source| Error::system("wait for packets on their way", source))?;
-            for (slot, _) in table.resting.drain() {
-                memory.set_demux_slot(slot, TunnelId(0));
-            }
+        if self.table.resting.len() <= self.table.size as usize / 8
+            && self.add(memory, key, tunnel).is_ok()
+        {
+            return Ok(true);
         }
+        grace
+            .wait()
+            .map_err(|source| Error::system("wait for packets on their way", source))?;
+        for (slot, _) in self.table.resting.drain() {
+            memory.set_demux_slot(slot, TunnelId(0));
+        }
+        Ok(self.add(memory, key, tunnel).is_ok())
+    }
+
+    /// Adds a key, moving those of its bucket.
+    fn add(
+        &mut self,
+        memory: &MappedMemory,
+        key: DemuxKey,
+        tunnel: TunnelId,
+    ) -> std::result::Result<(), NoRoom> {
+        let table = &mut self.table;
         let at = bucket(table.size, hash(&key));
         let keys = table.buckets.get(&at).map(|(keys, _)| keys.clone());
         let mut keys = keys.unwrap_or_default();
         let old: Vec<_> = keys.iter().map(|key| (table.slot_of(key), *key)).collect();
         keys.push(key);
-        let Ok((displacement, slots)) = table.displace(&keys) else {
-            return Ok(None);
-        };
+        let (displacement, slots) = table.displace(&keys)?;
         for (member, slot) in keys.iter().zip(&slots) {
             let tunnel = self.tunnels.get(member).copied().unwrap_or(tunnel);
             memory.set_demux_slot(*slot, tunnel);
@@ -116,7 +127,7 @@ impl DemuxIndex {
         }
         table.resting.extend(old);
         table.settle(at, keys, displacement, slots);
-        Ok(Some(()))
+        Ok(())
     }
 
     /// Goes over to a table of twice the size, or more if need be, with one key more.
@@ -300,6 +311,24 @@ mod tests {
             assert_eq!(found, Some(TunnelId(number)));
         }
         assert_eq!(memory.get().demux(&numbered(count + 1)), None);
+    }
+
+    #[test]
+    fn keys_that_come_and_go_find_room_in_a_full_table() {
+        let memory = MappedMemory::private();
+        let mut index = DemuxIndex::default();
+        let count = gre_common::limits::TUNNELS as u32 - 1;
+        let insert = |index: &mut DemuxIndex, number| {
+            let tunnel = TunnelId(1);
+            index.insert(&memory, &mut NoPackets, numbered(number), tunnel)
+        };
+        for number in 0..count {
+            insert(&mut index, number).expect("room");
+        }
+        for number in count..count + 60_000 {
+            insert(&mut index, number).expect("room");
+            index.remove(&memory, &numbered(number - count));
+        }
     }
 
     proptest! {

@@ -1,6 +1,6 @@
 //! The maps of one loaded program, by name and with the types that `gre-common` gives their entries.
 //!
-//! Made by `load`, written by `apply` and read for reports. Nothing is decided here: each method is one access.
+//! Made by `load`, written by `apply` and read for reports. Nothing is decided here but where in the memory things lie.
 
 use aya::maps::xdp::DevMapHash;
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
@@ -38,8 +38,6 @@ pub struct Maps {
     sequences: Array<MapData, Plain<SequenceEntry>>,
     learnt: HashMap<MapData, Plain<MachineKey>, u64>,
     devices: DevMapHash<MapData>,
-    // Keeps the map, of which the mapping alone would not be a descriptor.
-    _tables: MapData,
 }
 
 impl Maps {
@@ -66,22 +64,22 @@ impl Maps {
             sequences: take(ebpf, "SEQUENCES")?,
             learnt: take(ebpf, "LEARNT")?,
             devices: take(ebpf, "DEVICES")?,
-            _tables: tables,
         };
         Ok((maps, fib))
     }
 
-    /// What the gateway makes of a device's frames, with the port of untagged ones; a default entry leaves them to the
-    /// kernel. Ports come before.
+    /// What the gateway makes of a device's frames, with the port of untagged ones and whether tags lead to
+    /// ports; a default entry leaves them to the kernel. Ports come before.
     pub fn set_interface(
         &mut self,
         device: IfIndex,
         entry: InterfaceEntry,
         untagged: Option<PortId>,
+        tagged: bool,
     ) {
         let entry = InterfaceEntry {
             untagged: self.memory.attached(untagged),
-            vlans: self.vlans.of(device),
+            vlans: if tagged { self.vlans.of(device) } else { 0 },
             ..entry
         };
         self.memory.set_interface(device, entry);

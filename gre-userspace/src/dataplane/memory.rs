@@ -1,7 +1,7 @@
 //! The dense tables of the program, mapped: what the daemon writes, packets read at once.
 //!
-//! Written through `maps`. Holds: what has to change in one step changes by one aligned store; an entry that becomes
-//! usable is complete before it says so; wider entries may be read while they are being written.
+//! Written through `maps`. Holds: what has to change in one step changes by one aligned store; a machine or next hop that
+//! becomes usable is complete before its entry says so; wider entries may be read while they are being written.
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
@@ -79,10 +79,17 @@ impl MappedMemory {
 
     pub(super) fn set_adjacency(&self, AdjacencyId(id): AdjacencyId, entry: AdjacencyEntry) {
         // SAFETY: as above.
-        write(
-            unsafe { &raw mut (*self.start()).adjacencies[id as usize] },
-            entry,
-        );
+        let place = unsafe { &raw mut (*self.start()).adjacencies[id as usize] };
+        // SAFETY: as above.
+        let mtu = unsafe { &raw mut (*place).mtu };
+        // SAFETY: valid and aligned, and any bytes are a number.
+        if unsafe { mtu.read_volatile() } == 0 {
+            write(place, AdjacencyEntry { mtu: 0, ..entry });
+            fence(Ordering::Release);
+            write(mtu, entry.mtu);
+        } else {
+            write(place, entry);
+        }
     }
 
     /// What ingress needs to know of a port that has its entry.

@@ -1,6 +1,6 @@
 //! Which table of VLANs is whose: each device with tagged ports has one of a limited number.
 //!
-//! Written through `maps`. Holds: a table is given to another device only after it has been empty for a while, so that
+//! Written through `maps`. Holds: table 0 is nobody's and empty; another is given to another device only after it has been empty for a while, so that
 //! no frame of one device meets the ports of another.
 
 use std::collections::HashMap;
@@ -29,14 +29,14 @@ struct VlanTable {
 impl Default for VlanTables {
     fn default() -> Self {
         Self {
-            ids: IdPool::new(0, limits::TAGGED_DEVICES as u32),
+            ids: IdPool::new(1, limits::VLAN_TABLES as u32),
             devices: HashMap::new(),
         }
     }
 }
 
 impl VlanTables {
-    /// The number of a device's table; that of any if it has none.
+    /// The number of a device's table; that of the empty one if it has none.
     pub(super) fn of(&self, device: IfIndex) -> u32 {
         self.devices.get(&device).map_or(0, |table| table.id)
     }
@@ -55,7 +55,7 @@ impl VlanTables {
         if !self.devices.contains_key(&device) {
             let id = self.ids.allocate(Instant::now()).ok_or(Error::Full {
                 table: "the table of devices with tagged ports",
-                limit: limits::TAGGED_DEVICES as u64,
+                limit: limits::VLAN_TABLES as u64 - 1,
                 help: "put VLANs onto fewer devices",
             })?;
             let ports = HashMap::new();

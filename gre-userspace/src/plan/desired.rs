@@ -239,9 +239,7 @@ impl Interface {
     pub fn entry(&self) -> InterfaceEntry {
         InterfaceEntry {
             mac: self.mac,
-            flags: InterfaceFlags::default()
-                .with(InterfaceFlags::UNDERLAY, self.underlay)
-                .with(InterfaceFlags::TAGGED_PORTS, self.tagged_ports),
+            flags: InterfaceFlags::default().with(InterfaceFlags::UNDERLAY, self.underlay),
             ..InterfaceEntry::default()
         }
     }

@@ -68,6 +68,15 @@ fn make(current: &Desired, desired: &Desired, changes: &mut Vec<Change>) {
     for (id, port) in written(&current.ports, &desired.ports) {
         changes.push(Change::SetPort(*id, port.clone()));
     }
+    // What a tunnel that runs is going to take finds it before it does; the entry itself has the last word.
+    let (changed, new): (Vec<_>, Vec<_>) = written(&current.demux, &desired.demux)
+        .map(|(key, tunnel)| (*key, *tunnel))
+        .partition(|(_, tunnel)| current.tunnels.contains_key(tunnel));
+    changes.extend(
+        changed
+            .into_iter()
+            .map(|(key, tunnel)| Change::SetDemux(key, tunnel)),
+    );
     for (id, tunnel) in written(&current.tunnels, &desired.tunnels) {
         changes.push(Change::SetTunnel(*id, tunnel.clone()));
     }
@@ -79,9 +88,10 @@ fn make(current: &Desired, desired: &Desired, changes: &mut Vec<Change>) {
     for ((network, prefix), route) in written(&current.routes, &desired.routes) {
         changes.push(Change::SetRoute(*network, *prefix, *route));
     }
-    for (key, tunnel) in written(&current.demux, &desired.demux) {
-        changes.push(Change::SetDemux(*key, *tunnel));
-    }
+    changes.extend(
+        new.into_iter()
+            .map(|(key, tunnel)| Change::SetDemux(key, tunnel)),
+    );
     for address in desired.endpoints.difference(&current.endpoints) {
         changes.push(Change::AddEndpoint(*address));
     }

@@ -78,7 +78,7 @@ impl Group {
             .collect()
     }
 
-    /// The value of `GROUPS`, with these places alive.
+    /// Its entry, with these places alive.
     pub fn entry(&self, alive: u32) -> GroupEntry {
         let mut entry = GroupEntry {
             alive,

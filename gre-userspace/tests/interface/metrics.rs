@@ -59,9 +59,9 @@ async fn a_scrape_holds_every_counter_under_its_documented_name() {
         1.0
     );
     assert_eq!(value("gregw_gateway", &[("name", "edge-1")]), 1.0);
-    let drops = [("map", "DROPS")];
-    assert_eq!(value("gregw_map_entries", &drops), 17.0);
-    assert_eq!(value("gregw_map_capacity", &drops), 1_048_576.0);
+    let drops = [("table", "drops")];
+    assert_eq!(value("gregw_table_entries", &drops), 17.0);
+    assert_eq!(value("gregw_table_capacity", &drops), 1_048_576.0);
 }
 
 #[tokio::test]

@@ -5,9 +5,9 @@ use gre_common::verdict::DropReason;
 use gre_userspace::config::Config;
 use gre_userspace::failure::Failure;
 use gre_userspace::report::{
-    Action, Adjacency, AttachMode, Change, Device, Direction, DropCounter, DropsByReason, MapFill,
-    Member, Neighbour, Network, NextHop, Origin, OwnerKind, Peering, PeeringState, Port,
-    Resolution, Role, Route, Snapshot, State, Traffic, Tunnel,
+    Action, Adjacency, AttachMode, Change, Device, Direction, DropCounter, DropsByReason, Member,
+    Neighbour, Network, NextHop, Origin, OwnerKind, Peering, PeeringState, Port, Resolution, Role,
+    Route, Snapshot, State, TableFill, Traffic, Tunnel,
 };
 use gre_userspace::request::{Document, Request, Requests};
 use tokio::sync::mpsc;
@@ -68,8 +68,8 @@ pub(crate) fn snapshot() -> Snapshot {
         ports: ports(),
         peerings: peerings(),
         drops: drops(),
-        maps: vec![MapFill {
-            map: "DROPS",
+        tables: vec![TableFill {
+            table: "drops",
             entries: 17,
             capacity: 1 << 20,
         }],

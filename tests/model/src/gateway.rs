@@ -91,7 +91,7 @@ impl Gateway {
 
     /// A port behind the tag [`PortEntry::vlan`].
     pub fn tagged_port(&mut self, id: PortId, port: PortEntry) {
-        self.device(port.device, port.mac, InterfaceFlags::TAGGED_PORTS);
+        self.device(port.device, port.mac, InterfaceFlags::default());
         self.tagged_ports.insert((port.device, port.vlan), id);
         self.ports.insert(id, port);
     }
