@@ -13,7 +13,7 @@ use aya_ebpf::btf_maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
 use gre_bench_ebpf::{ADDRESSES, BATCH, FIB_BYTES, LookUps};
-use gre_common::fib::{Root, Store, look_up};
+use gre_common::fib::{Octets, Root, Store, count_below, look_up};
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 const MOST_ROUTES: usize = 1 << 20;
@@ -61,8 +61,8 @@ macro_rules! programs {
 programs! {
     none_v4, none_v4_in_turn: ADDRESSES_V4, nowhere_v4;
     none_v6, none_v6_in_turn: ADDRESSES_V6, nowhere_v6;
-    fib_v4, fib_v4_in_turn: ADDRESSES_V4, in_fib;
-    fib_v6, fib_v6_in_turn: ADDRESSES_V6, in_fib;
+    fib_v4, fib_v4_in_turn: ADDRESSES_V4, in_fib_v4;
+    fib_v6, fib_v6_in_turn: ADDRESSES_V6, in_fib_v6;
     trie_v4, trie_v4_in_turn: ADDRESSES_V4, in_trie_v4;
     trie_v6, trie_v6_in_turn: ADDRESSES_V6, in_trie_v6;
 }
@@ -89,9 +89,35 @@ fn batch<const IN_TURN: bool>(look_up: impl Fn(u32, &LookUps) -> Option<u32>) ->
 }
 
 #[inline(always)]
-fn in_fib<A: gre_common::fib::Octets>(look_ups: &LookUps, address: A) -> u32 {
+fn in_fib_v4(look_ups: &LookUps, address: [u8; 4]) -> u32 {
+    gregw_bench_v4(look_ups.root, u32::from_be_bytes(address))
+}
+
+#[inline(always)]
+fn in_fib_v6(look_ups: &LookUps, address: [u8; 16]) -> u32 {
+    let address = u128::from_be_bytes(address);
+    gregw_bench_v6(look_ups.root, (address >> 64) as u64, address as u64)
+}
+
+/// Exported like the next, because the verifier checks such functions once, not anew for each look-up of the loop. The
+/// calls count as time of the look-up.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn gregw_bench_v4(root: u32, address: u32) -> u32 {
+    in_fib(root, address.to_be_bytes())
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn gregw_bench_v6(root: u32, high: u64, low: u64) -> u32 {
+    let address = u128::from(high) << 64 | u128::from(low);
+    in_fib(root, address.to_be_bytes())
+}
+
+#[inline(always)]
+fn in_fib<A: Octets>(root: u32, address: A) -> u32 {
     FIB.get_ptr(0).map_or(0, |memory| {
-        look_up(&Mapped(memory.cast()), Root(look_ups.root), address).0
+        look_up(&Mapped(memory.cast()), Root(root), address).0
     })
 }
 
@@ -141,6 +167,16 @@ impl Store for Mapped {
         let offset = offset as usize & (FIB_BYTES - 4);
         // SAFETY: the mask keeps the aligned 4 bytes within the map's only element.
         unsafe { ptr::read_volatile(self.0.wrapping_add(offset).cast()) }
+    }
+
+    #[inline(always)]
+    fn rank(&self, offset: u64, key: u64) -> u64 {
+        let offset = offset as usize & (FIB_BYTES - 64);
+        let line = self.0.wrapping_add(offset).cast::<u32>();
+        count_below(key, |half| {
+            // SAFETY: the mask keeps the 64 bytes within the map's only element.
+            unsafe { ptr::read_volatile(line.wrapping_add(half as usize)) }
+        })
     }
 }
 
