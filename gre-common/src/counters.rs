@@ -57,6 +57,35 @@ pub struct DropKey {
 const _: () = assert!(size_of::<Stats>() == 32);
 const _: () = assert!(size_of::<DropKey>() == 8);
 
+impl Stats {
+    /// Counts one packet.
+    #[inline(always)]
+    pub const fn count(&mut self, direction: Direction, bytes: u32) {
+        match direction {
+            Direction::Receive => {
+                self.receive_packets += 1;
+                self.receive_bytes += bytes as u64;
+            }
+            Direction::Transmit => {
+                self.transmit_packets += 1;
+                self.transmit_bytes += bytes as u64;
+            }
+        }
+    }
+}
+
+/// As the counters of several CPUs make one.
+impl core::iter::Sum for Stats {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, one| Self {
+            receive_packets: sum.receive_packets + one.receive_packets,
+            receive_bytes: sum.receive_bytes + one.receive_bytes,
+            transmit_packets: sum.transmit_packets + one.transmit_packets,
+            transmit_bytes: sum.transmit_bytes + one.transmit_bytes,
+        })
+    }
+}
+
 /// Who answers for the packet at the moment; it moves from ingress to egress as the packet does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ledger {

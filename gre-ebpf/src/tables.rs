@@ -6,7 +6,7 @@ use core::ptr;
 
 use aya_ebpf::bindings::BPF_RB_AVAIL_DATA;
 use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ringbuf_query};
-use gre_common::counters::{Direction, DropKey, Owner, Stats};
+use gre_common::counters::{Direction, DropKey, Owner};
 use gre_common::entry::{
     AdjacencyEntry, AttachedPort, InterfaceEntry, NeighbourEntry, PortEntry, TunnelEntry,
 };
@@ -145,8 +145,7 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn now(&self) -> u64 {
-        // SAFETY: the helper takes nothing and reads a clock.
-        unsafe { bpf_ktime_get_coarse_ns() }
+        now()
     }
 
     #[inline(always)]
@@ -166,7 +165,7 @@ impl Tables for KernelTables {
         };
         let Some(stats) = stats else { return };
         // SAFETY: the slot belongs to this CPU, and programs on it are not preempted by each other.
-        add(unsafe { &mut *stats }, direction, bytes);
+        unsafe { &mut *stats }.count(direction, bytes);
     }
 
     #[inline(never)]
@@ -182,17 +181,9 @@ impl Tables for KernelTables {
 }
 
 #[inline(always)]
-fn add(stats: &mut Stats, direction: Direction, bytes: u32) {
-    match direction {
-        Direction::Receive => {
-            stats.receive_packets += 1;
-            stats.receive_bytes += u64::from(bytes);
-        }
-        Direction::Transmit => {
-            stats.transmit_packets += 1;
-            stats.transmit_bytes += u64::from(bytes);
-        }
-    }
+fn now() -> u64 {
+    // SAFETY: the helper takes nothing and reads a clock.
+    unsafe { bpf_ktime_get_coarse_ns() }
 }
 
 /// Look-up in an IPv6 table; the address in two halves. Exported, because the verifier checks such functions once and for
@@ -223,8 +214,7 @@ extern "C" fn gregw_spend_event(port: u32) -> u32 {
     let events = (&raw const maps::EVENTS).cast_mut().cast();
     // SAFETY: the address of a map's definition is the map, and the helper reads a number of its own.
     let unread = unsafe { bpf_ringbuf_query(events, u64::from(BPF_RB_AVAIL_DATA)) };
-    // SAFETY: the helper takes nothing and reads a clock.
-    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    let now = now();
     // SAFETY: the slot belongs to this CPU, and programs on it are not preempted by each other.
     unsafe { &mut *budget }.spend(now, unread).into()
 }

@@ -40,8 +40,6 @@ pub struct KernelGateway {
     gateway: Gateway,
     tunnels: BTreeSet<TunnelId>,
     used: RefCell<BTreeSet<NeighbourId>>,
-    tunnel_stats: PerCpuArray<MapData, Plain<Stats>>,
-    port_stats: PerCpuArray<MapData, Plain<Stats>>,
     drops: PerCpuHashMap<MapData, Plain<DropKey>, u64>,
     sequences: Array<MapData, Plain<SequenceEntry>>,
     learnt: HashMap<MapData, Plain<MachineKey>, u64>,
@@ -78,8 +76,6 @@ impl KernelGateway {
             tunnels: gateway.tunnels.keys().copied().collect(),
             gateway: gateway.clone(),
             used: RefCell::default(),
-            tunnel_stats: share(&ebpf, "TUNNEL_STATS"),
-            port_stats: share(&ebpf, "PORT_STATS"),
             drops: share(&ebpf, "DROPS"),
             sequences: share(&ebpf, "SEQUENCES"),
             learnt: share(&ebpf, "LEARNT"),
@@ -187,11 +183,9 @@ impl KernelGateway {
     /// # Panics
     /// If the map cannot be read.
     pub fn stats(&self, owner: Owner) -> Stats {
-        match owner {
-            Owner::Tunnel(id) => sum(&self.tunnel_stats, id.0),
-            Owner::Port(id) => sum(&self.port_stats, id.0),
-            Owner::Underlay(_) => Stats::default(),
-        }
+        self.maps
+            .stats(owner)
+            .unwrap_or_else(|error| panic!("counters of {owner:?}: {error}"))
     }
 
     /// How often a packet was dropped for this reason.
@@ -278,7 +272,7 @@ trait Entry: Copy + 'static {}
 macro_rules! entries {
     ($($name:ty),*) => { $(impl Entry for $name {})* };
 }
-entries!(MachineKey, DropKey, Stats, SequenceEntry);
+entries!(MachineKey, DropKey, SequenceEntry);
 
 // SAFETY: transparent over an entry, whose sizes `gre_common` asserts to have no padding.
 unsafe impl<T: Entry> Pod for Plain<T> {}
@@ -407,20 +401,6 @@ fn context(device: IfIndex, frame: &[u8]) -> [u8; 24] {
     context[4..8].copy_from_slice(&(frame.len() as u32).to_ne_bytes());
     context[12..16].copy_from_slice(&device.0.to_ne_bytes());
     context
-}
-
-fn sum(stats: &PerCpuArray<MapData, Plain<Stats>>, id: u32) -> Stats {
-    let values = stats
-        .get(&id, 0)
-        .unwrap_or_else(|error| panic!("counters of {id}: {error}"));
-    values
-        .iter()
-        .fold(Stats::default(), |sum, Plain(one)| Stats {
-            receive_packets: sum.receive_packets + one.receive_packets,
-            receive_bytes: sum.receive_bytes + one.receive_bytes,
-            transmit_packets: sum.transmit_packets + one.transmit_packets,
-            transmit_bytes: sum.transmit_bytes + one.transmit_bytes,
-        })
 }
 
 /// Reads a record of `EVENTS` as `gre_common::event::Event` lays it out.

@@ -207,12 +207,7 @@ impl Maps {
             Owner::Tunnel(id) => self.tunnel_stats.get(&id.0, 0),
         };
         let values = values.map_err(|source| Error::bpf("read traffic counters", source))?;
-        Ok(values.iter().fold(Stats::default(), |sum, cpu| Stats {
-            receive_packets: sum.receive_packets + cpu.0.receive_packets,
-            receive_bytes: sum.receive_bytes + cpu.0.receive_bytes,
-            transmit_packets: sum.transmit_packets + cpu.0.transmit_packets,
-            transmit_bytes: sum.transmit_bytes + cpu.0.transmit_bytes,
-        }))
+        Ok(values.iter().map(|cpu| cpu.0).sum())
     }
 
     /// All drop counters, of all CPUs together.

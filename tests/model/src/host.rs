@@ -261,16 +261,7 @@ impl Tables for HostTables {
     fn count(&self, owner: Owner, direction: Direction, bytes: u32) {
         let mut counters = self.counters.borrow_mut();
         let stats = counters.stats.entry(owner).or_default();
-        match direction {
-            Direction::Receive => {
-                stats.receive_packets += 1;
-                stats.receive_bytes += u64::from(bytes);
-            }
-            Direction::Transmit => {
-                stats.transmit_packets += 1;
-                stats.transmit_bytes += u64::from(bytes);
-            }
-        }
+        stats.count(direction, bytes);
     }
 
     fn count_drop(&self, owner: Owner, direction: Direction, reason: DropReason) {
