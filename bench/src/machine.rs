@@ -31,10 +31,17 @@ fn kernel() -> String {
 
 fn cpu() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    text.lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
-        .map_or_else(
-            || std::env::consts::ARCH.to_owned(),
-            |(_, name)| name.to_owned(),
-        )
+    let field = |name| {
+        text.lines()
+            .filter_map(|line| line.split_once(':'))
+            .find_map(|(key, value)| (key.trim() == name).then(|| value.trim()))
+    };
+    let Some(name) = field("model name") else {
+        return std::env::consts::ARCH.to_owned();
+    };
+    // Virtual machines often tell a name without a number.
+    match (field("cpu family"), field("model")) {
+        (Some(family), Some(model)) => format!("{name} (family {family}, model {model})"),
+        _ => name.to_owned(),
+    }
 }

@@ -469,7 +469,7 @@ fn objects_come_before_and_go_after_what_refers_to_them() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
     fn every_way_arrives_without_dangling_and_ids_stay(gateways in prop::collection::vec(gateway(), 2..6)) {

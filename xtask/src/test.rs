@@ -1,5 +1,5 @@
-//! `cargo xtask test`: builds everything once and runs the test tiers, cheapest first, then prints one summary whose
-//! last line is `N passed, N failed, N skipped`.
+//! `cargo xtask test`: builds everything once and runs the test tiers, cheapest first, then prints once more what failed
+//! tests printed, and one summary whose last line is `N passed, N failed, N skipped`.
 //!
 //! Under CI (`CI=true`) a skipped test counts as failed: a machine that cannot run a tier must not look green.
 
@@ -88,6 +88,8 @@ fn documentation_examples() -> Command {
 
 /// Prints the summary; whether nothing failed.
 fn summarise(results: &[TierResult], skips_fail: bool) -> bool {
+    let failures = results.iter().flat_map(|result| &result.report.failures);
+    failures.for_each(|line| println!("{line}"));
     println!("\ntier  passed  failed  skipped     time");
     for TierResult { tier, report, time } in results {
         println!(

@@ -181,7 +181,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..Default::default() })]
+        #![proptest_config(ProptestConfig::with_cases(100))]
 
         #[test]
         fn a_member_that_goes_moves_no_bucket_of_another_one(

@@ -17,6 +17,8 @@ pub(super) struct Report {
     pub(super) passed: usize,
     /// "binary: test"
     pub(super) failed: Vec<String>,
+    /// What the failed tests printed, line by line.
+    pub(super) failures: Vec<String>,
     /// "binary: test: reason"
     pub(super) skipped: Vec<String>,
 }
@@ -60,6 +62,7 @@ impl Report {
         self.passed += output.passed - output.skipped.iter().filter(|skip| !skip.ignored).count();
         self.failed
             .extend(output.failed.iter().map(|test| format!("{name}: {test}")));
+        self.failures.extend(output.failures.iter().cloned());
         self.skipped.extend(
             output
                 .skipped
@@ -74,6 +77,7 @@ impl Report {
 struct HarnessOutput {
     passed: usize,
     failed: Vec<String>,
+    failures: Vec<String>,
     skipped: Vec<Skip>,
     part: Part,
 }
@@ -110,7 +114,10 @@ impl HarnessOutput {
             match &mut self.part {
                 Part::Running => {}
                 Part::Successes { test } => *test = Some(name.to_owned()),
-                Part::Failures { names } => *names = false,
+                Part::Failures { names } => {
+                    *names = false;
+                    self.failures.push(line.to_owned());
+                }
             }
         } else {
             self.read_within_part(line);
@@ -133,7 +140,8 @@ impl HarnessOutput {
                 self.failed
                     .extend(line.strip_prefix("    ").map(str::to_owned));
             }
-            Part::Successes { test: None } | Part::Failures { names: false } => {}
+            Part::Failures { names: false } => self.failures.push(line.to_owned()),
+            Part::Successes { test: None } => {}
         }
     }
 
@@ -189,6 +197,17 @@ mod tests {
         let mut report = Report::default();
         report.add("suite", &read);
         report
+    }
+
+    #[test]
+    fn what_a_failed_test_printed_is_kept_for_the_end() {
+        let report = report(
+            "running 2 tests\ntest a ... ok\ntest b ... FAILED\n\nsuccesses:\n\n---- a stdout ----\nfine\n\n\
+             successes:\n    a\n\nfailures:\n\n---- b stdout ----\nbroken\n\nfailures:\n    b\n\n\
+             test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s\n",
+        );
+        assert_eq!(report.failed, ["suite: b"]);
+        assert_eq!(report.failures, ["---- b stdout ----", "broken", ""]);
     }
 
     #[test]
