@@ -15,6 +15,7 @@ use gre_common::id::{
     AdjacencyId, GreKey, IfIndex, MacAddress, NeighbourId, NetworkId, PortId, TunnelId, VlanId,
 };
 use gre_common::next_hop::{NextHop, Target};
+use gre_common::wire::ether::LinkAddresses;
 use gre_userspace::config::{Keys, Name, Tos, Ttl, XdpMode};
 use gre_userspace::dataplane::{DataPlane, Streams};
 use gre_userspace::fib::Change;
@@ -265,8 +266,7 @@ impl Gateway {
         };
         let adjacency = AdjacencyEntry {
             device: IfIndex(near.index),
-            destination: MacAddress(far.mac),
-            source: MacAddress(near.mac),
+            addresses: LinkAddresses::new(&MacAddress(far.mac), &MacAddress(near.mac)),
             mtu: MTU,
             reserved: 0,
         };

@@ -199,9 +199,12 @@ impl Table {
     }
 }
 
-/// Each route leads elsewhere, as far as the kernel's ids reach.
+/// Next hops of a table: more neighbours than most routers with a full table have.
+const NEXT_HOPS: u32 = 32;
+
+/// Where a route leads: neighbouring ones mostly to different tunnels.
 fn next_hop(number: u32) -> NextHop {
-    NextHop::new(Target::Tunnel(TunnelId(number)))
+    NextHop::new(Target::Tunnel(TunnelId(1 + number % NEXT_HOPS)))
 }
 
 fn fill_trie(ebpf: &mut Ebpf, prefixes: &[IpNet]) -> Result<()> {

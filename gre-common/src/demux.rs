@@ -3,12 +3,13 @@
 //! Hash and displace (Belazzougui, Botelho, Dietzfelbinger 2009): a key's hash names a bucket, the bucket's displacement
 //! and the hash name a slot, and the slot holds the tunnel's id. The program looks up here; the daemon chooses
 //! displacements so that no two keys share a slot (`gre-userspace::dataplane::demux`). Holds: a slot only proposes a
-//! tunnel, whose own entry then says whether it takes the packet, so that an unknown key is never mistaken.
+//! tunnel and its network; the tunnel's own entry then says whether both are true, so that an unknown key is never
+//! mistaken. (The network's routes can be looked up while the entry is still on its way from memory.)
 //!
 //! Tables of all sizes, which are powers of two, lie in one memory: the one of `size` slots begins at slot `size`.
 //! Growing is filling the next one and then telling its size.
 
-use crate::id::Family;
+use crate::id::{Family, NetworkId, TunnelId};
 use crate::key::DemuxKey;
 use crate::limits;
 
@@ -23,6 +24,33 @@ const SLOTS_PER_BUCKET: u32 = 4;
 pub const SLOTS: usize = 2 * GREATEST_SIZE as usize;
 /// Buckets of the tables of all sizes.
 pub const BUCKETS: usize = SLOTS / SLOTS_PER_BUCKET as usize;
+
+/// A tunnel and its network; zero: none.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Slot(pub u32);
+
+const TUNNEL_BITS: u32 = limits::TUNNELS.trailing_zeros();
+const _: () = assert!(TUNNEL_BITS + limits::NETWORKS.trailing_zeros() <= u32::BITS);
+
+impl Slot {
+    /// A slot that leads to this tunnel.
+    pub const fn new(TunnelId(tunnel): TunnelId, NetworkId(network): NetworkId) -> Self {
+        Self(network << TUNNEL_BITS | tunnel)
+    }
+
+    /// The tunnel.
+    #[inline(always)]
+    pub const fn tunnel(self) -> TunnelId {
+        TunnelId(self.0 & (limits::TUNNELS as u32 - 1))
+    }
+
+    /// The tunnel's network.
+    #[inline(always)]
+    pub const fn network(self) -> NetworkId {
+        NetworkId(self.0 >> TUNNEL_BITS)
+    }
+}
 
 /// Where the displacement for this hash is.
 #[inline(always)]

@@ -5,11 +5,12 @@
 
 use crate::checksum::Sum;
 use crate::id::{
-    Address, AdjacencyId, EtherType, Family, IfIndex, IpProto, MacAddress, NetworkId, PortId,
-    TunnelId, VlanId,
+    Address, AdjacencyId, EtherType, Family, GreKey, IfIndex, IpProto, MacAddress, NetworkId,
+    PortId, TunnelId, VlanId,
 };
 use crate::key::DemuxKey;
 use crate::limits::{GROUP_BUCKETS, GROUP_MEMBERS};
+use crate::wire::ether::LinkAddresses;
 use crate::wire::gre::GreHeader;
 use crate::wire::ip::{IPV4_LENGTH, IPV4_WITHOUT_OPTIONS, IPV6_LENGTH};
 
@@ -198,10 +199,8 @@ pub struct NeighbourEntry {
 pub struct AdjacencyEntry {
     /// Device to send on.
     pub device: IfIndex,
-    /// Address of the next hop on the link.
-    pub destination: MacAddress,
-    /// Address of the device.
-    pub source: MacAddress,
+    /// Addresses of the next hop on the link and of the device.
+    pub addresses: LinkAddresses,
     /// Greatest IP packet that the device carries, in bytes; 0 as long as the destination is not known.
     pub mtu: u16,
     /// Zero.
@@ -241,6 +240,24 @@ impl TunnelEntry {
             && own_local[0] == local[0]
             && own_remote[1] == remote[1]
             && own_local[1] == local[1]
+    }
+
+    /// What packets have that it takes; `None` if the entry is not in use.
+    pub fn key(&self) -> Option<DemuxKey> {
+        let [local, remote] = [self.local, self.remote].map(|bytes| {
+            let family = if self.flags.contains(TunnelFlags::OUTER_V6) {
+                6
+            } else {
+                4
+            };
+            Address::from_bytes(family, bytes)
+        });
+        let has_key = self.flags.contains(TunnelFlags::RECEIVE_KEY);
+        let key = has_key.then_some(GreKey(self.receive_key));
+        if !self.flags.contains(TunnelFlags::IN_USE) {
+            return None;
+        }
+        DemuxKey::new(local?, remote?, key)
     }
 
     /// Flags of the outer IPv4 header; the identification is 0, which RFC 6864 §4.1 allows with DF.

@@ -19,8 +19,8 @@ pub struct Memory {
     pub fib: [u64; limits::FIB_BYTES / 8],
     /// Tunnels.
     pub tunnels: [TunnelEntry; limits::TUNNELS],
-    /// Ids of tunnels by [`demux::slot`].
-    pub demux_slots: [u32; demux::SLOTS],
+    /// Tunnels and their networks by [`demux::slot`].
+    pub demux_slots: [demux::Slot; demux::SLOTS],
     /// Displacements by [`demux::bucket`].
     pub demux_buckets: [u16; demux::BUCKETS],
     /// Groups of tunnels.
@@ -91,13 +91,14 @@ impl Memory {
         &self.adjacencies[id as usize % limits::ADJACENCIES]
     }
 
-    /// The tunnel of a GRE packet, if one takes it.
+    /// The tunnel of a GRE packet and its network, if one takes it.
     #[inline(always)]
-    pub fn demux(&self, key: &DemuxKey) -> Option<TunnelId> {
+    pub fn demux(&self, key: &DemuxKey) -> Option<demux::Slot> {
         let (size, hash) = (self.demux_size, demux::hash(key));
         let bucket = demux::bucket(size, hash) as usize % demux::BUCKETS;
         let slot = demux::slot(size, hash, self.demux_buckets[bucket]) as usize % demux::SLOTS;
-        let id = TunnelId(self.demux_slots[slot]);
-        self.tunnel(id).takes(key).then_some(id)
+        let slot = self.demux_slots[slot];
+        let tunnel = self.tunnel(slot.tunnel());
+        (tunnel.takes(key) && tunnel.network == slot.network()).then_some(slot)
     }
 }

@@ -5,6 +5,7 @@
 //! leads to a zeroed entry.
 
 use crate::counters::{Direction, Owner};
+use crate::demux;
 use crate::entry::{
     AdjacencyEntry, AttachedPort, InterfaceEntry, NeighbourEntry, PortEntry, TunnelEntry,
 };
@@ -29,7 +30,7 @@ pub trait Tables {
     /// A port.
     fn port(&self, id: PortId) -> &PortEntry;
     /// The tunnel of a GRE packet, which is in use and takes it.
-    fn demux(&self, key: &DemuxKey) -> Option<TunnelId>;
+    fn demux(&self, key: &DemuxKey) -> Option<demux::Slot>;
     /// Whether an outer destination is one of the gateway's GRE addresses.
     fn is_endpoint(&self, key: &EndpointKey) -> bool;
     /// A tunnel.

@@ -7,7 +7,7 @@ use gre_common::checksum::Sum;
 use gre_common::frame::{Frame, SliceFrame, Wire};
 use gre_common::id::{EtherType, MacAddress, VlanId};
 use gre_common::wire::arp::{self, ArpHdr};
-use gre_common::wire::ether::{EthernetHeader, VlanTag};
+use gre_common::wire::ether::{EthernetHeader, LinkAddresses, VlanTag};
 use gre_common::wire::gre::GreHeader;
 use gre_common::wire::icmp::{IcmpHeader, LinkLayerOption, NeighbourMessage};
 use gre_common::wire::ip::{Ipv4Ext, Ipv4Hdr, Ipv6Ext, Ipv6Hdr, ipv6_first_word};
@@ -16,7 +16,7 @@ use proptest::prelude::*;
 proptest! {
     #[test]
     fn ethernet(destination: [u8; 6], source: [u8; 6], kind: u16) {
-        let header = EthernetHeader::new(MacAddress(destination), MacAddress(source), EtherType(kind));
+        let header = EthernetHeader::new(LinkAddresses::new(&MacAddress(destination), &MacAddress(source)), EtherType(kind));
         let (back, bytes) = round_trip(header);
         prop_assert_eq!(back, header);
         prop_assert_eq!(back.ether_type(), EtherType(kind));

@@ -7,6 +7,7 @@ use core::ptr;
 use aya_ebpf::bindings::BPF_RB_AVAIL_DATA;
 use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ringbuf_query};
 use gre_common::counters::{Direction, DropKey, Owner};
+use gre_common::demux;
 use gre_common::entry::{
     AdjacencyEntry, AttachedPort, InterfaceEntry, NeighbourEntry, PortEntry, TunnelEntry,
 };
@@ -71,7 +72,7 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn demux(&self, key: &DemuxKey) -> Option<TunnelId> {
+    fn demux(&self, key: &DemuxKey) -> Option<demux::Slot> {
         self.memory().demux(key)
     }
 

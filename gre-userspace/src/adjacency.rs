@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use gre_common::entry::AdjacencyEntry;
 use gre_common::id::{AdjacencyId, IfIndex, MacAddress, TunnelId};
 use gre_common::limits;
+use gre_common::wire::ether::LinkAddresses;
 use ipnet::IpNet;
 
 use crate::id_pool::IdPool;
@@ -305,8 +306,7 @@ impl Adjacencies {
             let device = self.devices.get(&hop.device)?;
             Some(AdjacencyEntry {
                 device: hop.device,
-                destination: state.mac.unwrap_or_default(),
-                source: device.mac,
+                addresses: LinkAddresses::new(&state.mac.unwrap_or_default(), &device.mac),
                 mtu: if state.mac.is_some() { device.mtu } else { 0 },
                 reserved: 0,
             })
@@ -506,8 +506,8 @@ mod tests {
         let changes = adjacencies.take_changes();
         assert_eq!(changes.entries, BTreeSet::from([id]));
         assert!(changes.tunnels.is_empty());
-        assert_eq!(adjacencies.entry(id).destination, other);
-        assert_eq!(adjacencies.entry(id).source, MAC);
+        assert_eq!(adjacencies.entry(id).addresses.destination(), other);
+        assert_eq!(adjacencies.entry(id).addresses.source(), MAC);
         assert_eq!(adjacencies.tunnels_behind(id).count(), 200);
         assert_ne!(adjacencies.entry(id).mtu, 0);
     }

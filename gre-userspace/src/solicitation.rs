@@ -11,7 +11,7 @@ use gre_common::checksum::Sum;
 use gre_common::frame::{Frame, SliceFrame, Wire};
 use gre_common::id::{EtherType, IfIndex, IpProto, MacAddress, VlanId};
 use gre_common::wire::arp;
-use gre_common::wire::ether::{EthernetHeader, VlanTag};
+use gre_common::wire::ether::{EthernetHeader, LinkAddresses, VlanTag};
 use gre_common::wire::icmp::{IcmpHeader, LinkLayerOption, NeighbourMessage};
 use gre_common::wire::ip::{IPV6_LENGTH, Ipv6Hdr, ipv6_first_word};
 
@@ -123,7 +123,8 @@ fn frame<'a>(memory: &'a mut [u8], solicitation: &Solicitation) -> Option<SliceF
     } else {
         EtherType::VLAN
     };
-    frame.put(0, EthernetHeader::new(destination, solicitation.mac, outer))?;
+    let addresses = LinkAddresses::new(&destination, &solicitation.mac);
+    frame.put(0, EthernetHeader::new(addresses, outer))?;
     if tag != 0 {
         frame.put(
             EthernetHeader::LENGTH,

@@ -9,8 +9,8 @@
 //! down into it, so that nothing has to be remembered on the way.
 //!
 //! A node looks at the bits of the address behind those that its parent has used. Only
-//! [`RANGES`] below [`DIRECT`] or [`BITMAP`] begin with the bits that its parent began with, so
-//! that its slots may share the node.
+//! [`RANGES`] below [`DIRECT`], [`BITMAP`] or [`INDEX`] begin with the bits that its parent began
+//! with, so that its slots may share the node.
 //!
 //! ```text
 //! DIRECT 4 B × 2ˢ  entries, one for each value of the next s bits; the kind is s, 1 to 16
@@ -18,6 +18,9 @@
 //!                  all ones where there is none        4 B  unused
 //!        8 × 4 B   entries; a node's range has one value, and uses all 32 bits
 //! SPLIT  as RANGES, but that a node in it is ranges too, and begins with the same bits
+//! INDEX  16 × 4 B  4 × 8 bits each, lowest first: for each value of the next 6 bits, the number of a
+//!                  node behind here
+//!        64 B × n  nodes as SPLIT, which begin with the same bits
 //! PATH   8 B       bits 63-8: fragment of the address, right-aligned; bits 5-0: 64 − its length,
 //!                  which is 1 to 56
 //!        4 B       entry where the fragment agrees     4 B  entry where it does not
@@ -39,6 +42,8 @@ pub const DIRECT: u32 = 16;
 pub const PATH: u32 = 17;
 /// Kind: ranges of ranges.
 pub const SPLIT: u32 = 21;
+/// Kind: nodes of ranges, and which of them a slot shares with its neighbours.
+pub const INDEX: u32 = 22;
 /// Kind: runs found by counting bits, with entries of 8 bits. The next two have 16 and 32.
 pub const BITMAP: u32 = 18;
 /// Base-2 logarithm of the bits of an entry of the first [`BITMAP`] kind.
@@ -48,6 +53,10 @@ pub const BITMAP_WIDTH: u32 = 3;
 pub const RANGES_COUNT: usize = 8;
 /// Offset of the entries of a [`RANGES`] node, in bytes.
 pub const RANGES_ENTRIES: u64 = 32;
+/// Bits that an [`INDEX`] node splits on.
+pub const INDEX_BITS: u32 = 6;
+/// Offset of the first node within an [`INDEX`] node, in bytes.
+pub const INDEX_NODES: u64 = 64;
 /// Longest fragment of one [`PATH`] node, in bits.
 pub const PATH_BITS: u8 = 56;
 /// Offset of the entry behind a [`PATH`] node, in bytes.

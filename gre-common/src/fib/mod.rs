@@ -7,8 +7,8 @@
 pub mod layout;
 
 use layout::{
-    BITMAP, BITMAP_BASE, BITMAP_COUNTS, BITMAP_ENTRIES, BITMAP_WIDTH, DIRECT, PATH, PATH_ELSE,
-    PATH_NEXT, RANGES, RANGES_COUNT, RANGES_ENTRIES,
+    BITMAP, BITMAP_BASE, BITMAP_COUNTS, BITMAP_ENTRIES, BITMAP_WIDTH, DIRECT, INDEX, INDEX_BITS,
+    INDEX_NODES, PATH, PATH_ELSE, PATH_NEXT, RANGES, RANGES_COUNT, RANGES_ENTRIES,
 };
 
 use crate::next_hop::NextHop;
@@ -161,6 +161,11 @@ pub fn look_up<S: Store, A: Octets>(store: &S, root: Root, address: A) -> NextHo
         if kind <= DIRECT {
             entry = store.half(node + (top >> (u64::from(kind).wrapping_neg() & 63)) * 4);
             key = key.advance(u64::from(kind));
+        } else if kind == INDEX {
+            // Ranges of this node see the same bits, as do those behind a split.
+            let slot = top >> (u64::BITS - INDEX_BITS);
+            let number = store.half(node + (slot & !3)) >> ((slot & 3) * 8) & 0xff;
+            entry = in_ranges(store, node + INDEX_NODES + u64::from(number) * 64, top);
         } else if kind == PATH {
             let path = store.word(node);
             let rest = path & 63;

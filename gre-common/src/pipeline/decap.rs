@@ -4,7 +4,7 @@
 
 use crate::checksum;
 use crate::frame::Frame;
-use crate::id::{Family, NetworkId};
+use crate::id::Family;
 use crate::tables::Tables;
 use crate::verdict::DropReason;
 use crate::wire::ip::{ecn, ipv6_first_word};
@@ -14,13 +14,13 @@ use super::parse::Inner;
 use super::sequence;
 use crate::entry::TunnelFlags;
 
-/// Checks what the tunnel's options ask for; returns the tunnel's network.
+/// Checks what the tunnel's options ask for.
 #[inline(always)]
 pub(super) fn check<F: Frame, T: Tables>(
     frame: &F,
     tables: &T,
     received: &Received,
-) -> Result<NetworkId, DropReason> {
+) -> Result<(), DropReason> {
     let tunnel = tables.tunnel(received.id);
     if received.header.has_checksum() {
         check_sum(frame, received)?;
@@ -30,7 +30,7 @@ pub(super) fn check<F: Frame, T: Tables>(
     if tunnel.flags.contains(TunnelFlags::SEQUENCE) {
         check_sequence(frame, tables, received)?;
     }
-    Ok(tunnel.network)
+    Ok(())
 }
 
 /// The checksum covers the GRE header and its payload up to the end of the outer packet, not padding behind it

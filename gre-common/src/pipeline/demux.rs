@@ -4,7 +4,7 @@
 //! asked before an error is believed.
 
 use crate::frame::Frame;
-use crate::id::{Family, TunnelId};
+use crate::id::{Family, NetworkId, TunnelId};
 use crate::key::{DemuxKey, EndpointKey};
 use crate::tables::Tables;
 use crate::verdict::DropReason;
@@ -18,6 +18,8 @@ use super::parse::{self, Outer};
 pub(super) struct Received {
     /// The tunnel.
     pub id: TunnelId,
+    /// The tunnel's network.
+    pub network: NetworkId,
     /// TOS or traffic class of the outer header.
     pub tos: u8,
     /// The first four bytes of the GRE header.
@@ -72,14 +74,16 @@ fn tunnel<F: Frame, T: Tables>(
     } else {
         (0, 0)
     };
-    let id = tables.demux(&DemuxKey {
+    let slot = tables.demux(&DemuxKey {
         remote: outer.remote,
         local: outer.local,
         key,
         has_key,
     });
+    let slot = slot.ok_or(DropReason::UnknownTunnel)?;
     Ok(Received {
-        id: id.ok_or(DropReason::UnknownTunnel)?,
+        id: slot.tunnel(),
+        network: slot.network(),
         tos: outer.tos,
         header: gre,
         gre: outer.gre,

@@ -83,7 +83,7 @@ pub(super) fn into_tunnel<F: Frame, T: Tables>(
         let label = flow_label(frame, inner);
         forward::reframe(frame, inner, EthernetHeader::LENGTH + overhead)?;
         let headers = Headers {
-            ethernet: EthernetHeader::new(adjacency.destination, adjacency.source, EtherType::IPV6),
+            ethernet: EthernetHeader::new(adjacency.addresses, EtherType::IPV6),
             ip: ipv6(tunnel, flags, inner, overhead, label),
             gre: GreHeader::new(flags.gre(), inner.destination.family().ether_type()),
         };
@@ -91,7 +91,7 @@ pub(super) fn into_tunnel<F: Frame, T: Tables>(
     } else {
         forward::reframe(frame, inner, EthernetHeader::LENGTH + overhead)?;
         let headers = Headers {
-            ethernet: EthernetHeader::new(adjacency.destination, adjacency.source, EtherType::IPV4),
+            ethernet: EthernetHeader::new(adjacency.addresses, EtherType::IPV4),
             ip: ipv4(tunnel, flags, inner, overhead),
             gre: GreHeader::new(flags.gre(), inner.destination.family().ether_type()),
         };

@@ -11,7 +11,7 @@ use crate::key::MachineKey;
 use crate::next_hop::{NextHop, Target};
 use crate::tables::Tables;
 use crate::verdict::{DropReason, Verdict};
-use crate::wire::ether::{EthernetHeader, VlanTag};
+use crate::wire::ether::{EthernetHeader, LinkAddresses, VlanTag};
 
 use super::parse::Inner;
 use super::{Ingress, echo, encap, group};
@@ -151,9 +151,8 @@ fn to_machine<F: Frame, T: Tables>(
         return Err(unresolved(tables, port_id, &address, ledger));
     }
     tables.touch_neighbour(id);
-    // Read behind `resolved`, which the daemon sets last.
-    let mac = neighbour.mac;
-    to_port(frame, tables, port_id, mac, inner, ledger)
+    // Its address is read behind `resolved`, which the daemon sets last.
+    to_port(frame, tables, port_id, &neighbour.mac, inner, ledger)
 }
 
 /// Sends to a machine that has no route of its own yet: it was learnt a moment ago, or is not known at all.
@@ -170,7 +169,7 @@ fn to_new_machine<F: Frame, T: Tables>(
     };
     // The daemon may have missed it the first time.
     tables.emit(&Event::seen(port, inner.destination, mac));
-    to_port(frame, tables, port, mac, inner, ledger)
+    to_port(frame, tables, port, &mac, inner, ledger)
 }
 
 #[inline(always)]
@@ -178,7 +177,7 @@ fn to_port<F: Frame, T: Tables>(
     frame: &mut F,
     tables: &T,
     port_id: PortId,
-    mac: MacAddress,
+    mac: &MacAddress,
     inner: &Inner,
     ledger: &mut Ledger,
 ) -> Result<Verdict, DropReason> {
@@ -193,12 +192,13 @@ fn to_port<F: Frame, T: Tables>(
         });
     }
     let ether_type = inner.destination.family().ether_type();
+    let addresses = LinkAddresses::new(mac, &port.mac);
     if port.vlan.0 == 0 {
         reframe(frame, inner, EthernetHeader::LENGTH)?;
-        frame.write(0, EthernetHeader::new(mac, port.mac, ether_type))?;
+        frame.write(0, EthernetHeader::new(addresses, ether_type))?;
     } else {
         reframe(frame, inner, EthernetHeader::LENGTH + VlanTag::LENGTH)?;
-        frame.write(0, EthernetHeader::new(mac, port.mac, EtherType::VLAN))?;
+        frame.write(0, EthernetHeader::new(addresses, EtherType::VLAN))?;
         frame.write(EthernetHeader::LENGTH, VlanTag::new(port.vlan, ether_type))?;
     }
     ledger.egress = port.device;

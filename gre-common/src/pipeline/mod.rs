@@ -175,10 +175,16 @@ fn from_site<F: Frame, T: Tables>(
     ledger.owner = Owner::Tunnel(received.id);
     ledger.bytes = inner.map_or(carried, |inner| inner.length) as u32;
     tables.count(ledger.owner, Direction::Receive, ledger.bytes);
-    let network = decap::check(frame, tables, &received)?;
+    decap::check(frame, tables, &received)?;
     let mut inner = inner?;
     decap::combine_ecn(frame, received.tos, &mut inner)?;
-    forward::forward(frame, tables, Ingress::Tunnel(network), inner, ledger)
+    forward::forward(
+        frame,
+        tables,
+        Ingress::Tunnel(received.network),
+        inner,
+        ledger,
+    )
 }
 
 #[inline(always)]

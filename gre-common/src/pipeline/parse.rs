@@ -110,11 +110,11 @@ impl Inner {
 pub(super) fn link<F: Frame>(frame: &F, interface: &InterfaceEntry) -> Result<Link, Truncated> {
     let header: EthernetHeader = frame.read(0)?;
     let mut link = Link {
-        source: header.source,
+        source: header.addresses().source(),
         ether_type: header.ether_type(),
         vlan: VlanId(0),
         length: EthernetHeader::LENGTH,
-        unicast_to_us: header.destination == interface.mac,
+        unicast_to_us: header.addresses().are_to(&interface.mac),
     };
     if link.ether_type == EtherType::VLAN {
         let tag: VlanTag = frame.read(EthernetHeader::LENGTH)?;

@@ -13,7 +13,7 @@ use crate::next_hop::Target;
 use crate::tables::Tables;
 use crate::verdict::Verdict;
 use crate::wire::arp::{self as arp_wire, ArpHdr};
-use crate::wire::ether::EthernetHeader;
+use crate::wire::ether::{EthernetHeader, LinkAddresses};
 use crate::wire::icmp::{IcmpHeader, LinkLayerOption, NeighbourMessage};
 use crate::wire::ip::{IPV6_LENGTH, Ipv6Hdr, ipv6_first_word};
 
@@ -263,10 +263,8 @@ fn address_to<F: Frame>(
     source: MacAddress,
 ) -> Result<(), Unanswerable> {
     let header: EthernetHeader = frame.read(0)?;
-    frame.write(
-        0,
-        EthernetHeader::new(destination, source, header.ether_type()),
-    )?;
+    let addresses = LinkAddresses::new(&destination, &source);
+    frame.write(0, EthernetHeader::new(addresses, header.ether_type()))?;
     Ok(())
 }
 

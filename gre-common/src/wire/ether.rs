@@ -7,14 +7,16 @@
 use crate::frame::Wire;
 use crate::id::{EtherType, MacAddress, VlanId};
 
+/// Receiver and sender of a frame, as they lie in it: in words, because six bytes would be copied one by one.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkAddresses([u32; 3]);
+
 /// The header without a tag.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EthernetHeader {
-    /// Receiver of the frame.
-    pub destination: MacAddress,
-    /// Sender of the frame.
-    pub source: MacAddress,
+    addresses: [[u8; 4]; 3],
     ether_type: [u8; 2],
 }
 
@@ -34,18 +36,69 @@ unsafe impl Wire for EthernetHeader {}
 // SAFETY: `repr(C)` over byte arrays only.
 unsafe impl Wire for VlanTag {}
 
+impl LinkAddresses {
+    /// The addresses of a frame. By reference, because values of six bytes take shifts to take apart.
+    #[inline(always)]
+    pub const fn new(destination: &MacAddress, source: &MacAddress) -> Self {
+        let MacAddress([a, b, c, d, e, f]) = *destination;
+        let MacAddress([g, h, i, j, k, l]) = *source;
+        Self([
+            u32::from_ne_bytes([a, b, c, d]),
+            u32::from_ne_bytes([e, f, g, h]),
+            u32::from_ne_bytes([i, j, k, l]),
+        ])
+    }
+
+    /// Receiver of the frame.
+    #[inline(always)]
+    pub const fn destination(self) -> MacAddress {
+        let [[a, b, c, d], [e, f, ..], _] = self.to_bytes();
+        MacAddress([a, b, c, d, e, f])
+    }
+
+    /// Sender of the frame.
+    #[inline(always)]
+    pub const fn source(self) -> MacAddress {
+        let [_, [.., a, b], [c, d, e, f]] = self.to_bytes();
+        MacAddress([a, b, c, d, e, f])
+    }
+
+    /// Whether the receiver is this one, without a comparison of arrays, which is a call and a loop.
+    #[inline(always)]
+    pub const fn are_to(&self, MacAddress([a, b, c, d, e, f]): &MacAddress) -> bool {
+        let [first, [e_own, f_own, ..], _] = self.to_bytes();
+        let halves = u16::from_ne_bytes([e_own, f_own]) ^ u16::from_ne_bytes([*e, *f]);
+        (u32::from_ne_bytes(first) ^ u32::from_ne_bytes([*a, *b, *c, *d])) | halves as u32 == 0
+    }
+
+    const fn to_bytes(self) -> [[u8; 4]; 3] {
+        let [a, b, c] = self.0;
+        [a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes()]
+    }
+}
+
 impl EthernetHeader {
     /// Bytes of the header.
     pub const LENGTH: usize = 14;
 
     /// A header.
     #[inline(always)]
-    pub const fn new(destination: MacAddress, source: MacAddress, ether_type: EtherType) -> Self {
+    pub const fn new(addresses: LinkAddresses, ether_type: EtherType) -> Self {
         Self {
-            destination,
-            source,
+            addresses: addresses.to_bytes(),
             ether_type: ether_type.0.to_be_bytes(),
         }
+    }
+
+    /// Receiver and sender.
+    #[inline(always)]
+    pub const fn addresses(&self) -> LinkAddresses {
+        let [a, b, c] = self.addresses;
+        LinkAddresses([
+            u32::from_ne_bytes(a),
+            u32::from_ne_bytes(b),
+            u32::from_ne_bytes(c),
+        ])
     }
 
     /// What the frame carries.

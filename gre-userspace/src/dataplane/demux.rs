@@ -49,12 +49,19 @@ impl DemuxIndex {
         tunnel: TunnelId,
     ) -> Result<()> {
         if self.tunnels.contains_key(&key) {
-            memory.set_demux_slot(self.table.slot_of(&key), tunnel);
+            memory.set_demux_slot(self.table.slot_of(&key), Some(tunnel));
         } else if self.is_crowded() || !self.find_room(memory, grace, key, tunnel)? {
             self.grow(memory, key, tunnel)?;
         }
         self.tunnels.insert(key, tunnel);
         Ok(())
+    }
+
+    /// Tells packets with this key anew which network the tunnel belongs to, if they are led there.
+    pub(super) fn renew(&self, memory: &MappedMemory, key: &DemuxKey, tunnel: TunnelId) {
+        if self.tunnels.get(key) == Some(&tunnel) {
+            memory.set_demux_slot(self.table.slot_of(key), Some(tunnel));
+        }
     }
 
     /// Leads packets with this key nowhere.
@@ -67,7 +74,7 @@ impl DemuxIndex {
         // Another displacement could lead to where the key has been, too.
         let left = self.table.resting.extract_if(|_, other| other == key);
         for (slot, _) in left.chain([(slot, *key)]) {
-            memory.set_demux_slot(slot, TunnelId(0));
+            memory.set_demux_slot(slot, None);
         }
         let bucket = bucket(self.table.size, hash(key));
         if let Some((keys, _)) = self.table.buckets.get_mut(&bucket) {
@@ -98,7 +105,7 @@ impl DemuxIndex {
             .wait()
             .map_err(|source| Error::system("wait for packets on their way", source))?;
         for (slot, _) in self.table.resting.drain() {
-            memory.set_demux_slot(slot, TunnelId(0));
+            memory.set_demux_slot(slot, None);
         }
         Ok(self.add(memory, key, tunnel).is_ok())
     }
@@ -119,7 +126,7 @@ impl DemuxIndex {
         let (displacement, slots) = table.displace(&keys)?;
         for (member, slot) in keys.iter().zip(&slots) {
             let tunnel = self.tunnels.get(member).copied().unwrap_or(tunnel);
-            memory.set_demux_slot(*slot, tunnel);
+            memory.set_demux_slot(*slot, Some(tunnel));
         }
         memory.set_demux_displacement(at, displacement);
         for (slot, _) in &old {
@@ -138,7 +145,7 @@ impl DemuxIndex {
             if let Ok(table) = Table::build(size, keys) {
                 for key in self.tunnels.keys().chain([&key]) {
                     let tunnel = self.tunnels.get(key).copied().unwrap_or(tunnel);
-                    memory.set_demux_slot(table.slot_of(key), tunnel);
+                    memory.set_demux_slot(table.slot_of(key), Some(tunnel));
                 }
                 for (bucket, (_, displacement)) in &table.buckets {
                     memory.set_demux_displacement(*bucket, *displacement);
@@ -222,8 +229,9 @@ impl Table {
 mod tests {
     use std::net::IpAddr;
 
+    use gre_common::demux::Slot;
     use gre_common::entry::{TunnelEntry, TunnelFlags};
-    use gre_common::id::{Address, Family, GreKey};
+    use gre_common::id::{Address, Family, GreKey, NetworkId};
     use proptest::prelude::*;
 
     use super::*;
@@ -257,6 +265,10 @@ mod tests {
         }
     }
 
+    fn found(memory: &MappedMemory, key: &DemuxKey) -> Option<TunnelId> {
+        memory.get().demux(key).map(Slot::tunnel)
+    }
+
     fn numbered(number: u32) -> DemuxKey {
         let remote = format!("198.18.{}.{}", number >> 12 & 0xff, number >> 4 & 0xff);
         key("203.0.113.1", &remote, Some(1000 + number))
@@ -283,15 +295,35 @@ mod tests {
                 .expect("room");
         }
         for (id, key) in (1..).map(TunnelId).zip(&keys) {
-            assert_eq!(memory.get().demux(key), Some(id));
+            assert_eq!(found(&memory, key), Some(id));
         }
         let strangers = [
             key("192.0.2.1", "192.0.2.2", Some(2)),
             key("2001:db8::1", "2001:db8::2", None),
         ];
         for stranger in &strangers {
-            assert_eq!(memory.get().demux(stranger), None);
+            assert_eq!(found(&memory, stranger), None);
         }
+    }
+
+    #[test]
+    fn a_tunnel_that_moves_to_another_network_takes_packets_once_they_are_told() {
+        let memory = MappedMemory::private();
+        let mut index = DemuxIndex::default();
+        let key = key("192.0.2.1", "192.0.2.2", Some(1));
+        let in_network = |network| TunnelEntry {
+            network: NetworkId(network),
+            ..entry(&key)
+        };
+        memory.set_tunnel(TunnelId(1), in_network(1));
+        let inserted = index.insert(&memory, &mut NoPackets, key, TunnelId(1));
+        inserted.expect("room");
+        let network = || memory.get().demux(&key).map(Slot::network);
+        assert_eq!(network(), Some(NetworkId(1)));
+        memory.set_tunnel(TunnelId(1), in_network(2));
+        assert_eq!(network(), None);
+        index.renew(&memory, &key, TunnelId(1));
+        assert_eq!(network(), Some(NetworkId(2)));
     }
 
     #[test]
@@ -307,10 +339,10 @@ mod tests {
                 .expect("room");
         }
         for number in 1..=count {
-            let found = memory.get().demux(&numbered(number));
+            let found = found(&memory, &numbered(number));
             assert_eq!(found, Some(TunnelId(number)));
         }
-        assert_eq!(memory.get().demux(&numbered(count + 1)), None);
+        assert_eq!(found(&memory, &numbered(count + 1)), None);
     }
 
     #[test]
@@ -349,9 +381,9 @@ mod tests {
                     index.remove(&memory, &key);
                     model.remove(&number);
                 }
-                prop_assert_eq!(memory.get().demux(&key), model.get(&number).copied());
+                prop_assert_eq!(found(&memory, &key), model.get(&number).copied());
                 for number in (0..300).skip(id.0 as usize % 16).step_by(16) {
-                    let found = memory.get().demux(&numbered(number));
+                    let found = found(&memory, &numbered(number));
                     prop_assert_eq!(found, model.get(&number).copied());
                 }
             }

@@ -147,6 +147,9 @@ impl Maps {
     /// Writes a tunnel; a default entry takes it away.
     pub fn set_tunnel(&mut self, id: TunnelId, entry: TunnelEntry) {
         self.memory.set_tunnel(id, entry);
+        if let Some(key) = entry.key() {
+            self.demux.renew(&self.memory, &key, id);
+        }
     }
 
     /// Writes a group, or changes it under the packets that it takes; a default entry takes it away.

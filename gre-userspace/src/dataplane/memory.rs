@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
 
 use aya::maps::MapData;
+use gre_common::demux::Slot;
 use gre_common::entry::{
     AdjacencyEntry, AttachedPort, GroupEntry, InterfaceEntry, NeighbourEntry, NetworkEntry,
     PortEntry, TunnelEntry,
@@ -188,12 +189,17 @@ impl MappedMemory {
         .filter(|entry| entry.resolved == 1)
     }
 
-    pub(super) fn set_demux_slot(&self, slot: u32, TunnelId(id): TunnelId) {
-        // SAFETY: the index is checked, and only an address is taken.
-        store(
-            unsafe { &raw mut (*self.start()).demux_slots[slot as usize] },
-            id,
-        );
+    /// Leads packets to a tunnel that has its entry, or nowhere.
+    pub(super) fn set_demux_slot(&self, slot: u32, id: Option<TunnelId>) {
+        let value = id.map_or_else(Slot::default, |id| {
+            // SAFETY: the index is checked, and only an address is taken.
+            let network = unsafe { &raw const (*self.start()).tunnels[id.0 as usize].network };
+            // SAFETY: valid and aligned, and any bytes are a number.
+            Slot::new(id, unsafe { network.read_volatile() })
+        });
+        // SAFETY: as above.
+        let cell = unsafe { &raw mut (*self.start()).demux_slots[slot as usize] };
+        store(cell.cast(), value.0);
     }
 
     pub(super) fn set_demux_displacement(&self, bucket: u32, displacement: u16) {

@@ -4,7 +4,7 @@
 //! function of the routes alone, but for the sizes of large arrays; every node but the last on a
 //! way uses at least 4 bits.
 
-use gre_common::fib::layout::{DIRECT, PATH_BITS, RANGES, RANGES_COUNT, SPLIT};
+use gre_common::fib::layout::{DIRECT, INDEX_BITS, PATH_BITS, RANGES, RANGES_COUNT, SPLIT};
 
 use super::FibError;
 use super::draft::Draft;
@@ -81,6 +81,22 @@ impl<'r> Part<'r> {
     fn common(&self) -> Prefix {
         let routes = self.routes.iter().map(|route| route.prefix);
         routes.reduce(Prefix::common).unwrap_or(self.place)
+    }
+
+    /// The ranges of each slot of an index, or `None` where some go on behind them.
+    fn indexed(&self) -> Option<Vec<Vec<Range<'r>>>> {
+        let Slots { values, parts } = self.cut(INDEX_BITS as u8);
+        let mut parts = parts.into_iter().peekable();
+        let slots = values.into_iter().enumerate().map(|(slot, value)| {
+            let routes = parts.next_if(|(other, _)| *other == slot);
+            let routes = routes.map_or(Default::default(), |(_, routes)| routes);
+            let ranges = self.child(slot, INDEX_BITS as u8, value, routes).ranges();
+            ranges
+                .iter()
+                .all(|range| range.below.is_empty())
+                .then_some(ranges)
+        });
+        slots.collect()
     }
 
     fn ranges(&self) -> Vec<Range<'r>> {
@@ -213,12 +229,17 @@ impl<M: Memory, G: GracePeriod> Draft<'_, M, G> {
 
     /// Ranges of ranges, in as few nodes as hold them.
     fn split(&mut self, window: u8, ranges: &[Range<'_>]) -> Result<u32, FibError> {
-        let mut entries = Vec::with_capacity(RANGES_COUNT);
-        for ranges in ranges.chunks(RANGES_COUNT) {
-            let last = ranges.last().expect("a chunk is not empty").last;
-            entries.push((last, self.ranges(window, ranges)?));
-        }
+        let entries = self.chunks(window, ranges)?;
         self.place(&node::ranges(SPLIT, &entries))
+    }
+
+    /// Nodes for up to 64 ranges.
+    fn chunks(&mut self, window: u8, ranges: &[Range<'_>]) -> Result<Vec<node::Limit>, FibError> {
+        let chunks = ranges.chunks(RANGES_COUNT).map(|ranges| {
+            let last = ranges.last().expect("a chunk is not empty").last;
+            Ok((last, self.ranges(window, ranges)?))
+        });
+        chunks.collect()
     }
 
     /// A part of more ranges than one node holds: a bitmap where it splits into runs of the next 8
@@ -228,6 +249,11 @@ impl<M: Memory, G: GracePeriod> Draft<'_, M, G> {
         let slots = part.cut(BITMAP_STRIDE);
         if slots.parts.len() * 4 <= node::runs(&slots.values) {
             return self.runs(part, slots);
+        }
+        if ranges.len() > SPLIT_RANGES
+            && let Some(indexed) = self.index(part)?
+        {
+            return Ok(indexed);
         }
         let stride = (ranges
             .len()
@@ -248,6 +274,42 @@ impl<M: Memory, G: GracePeriod> Draft<'_, M, G> {
             return self.split(part.window, ranges);
         }
         self.shared(part.place.length, slots.values, children)
+    }
+
+    /// Nodes of ranges, of which neighbouring slots share one as long as it holds them; `None` where
+    /// that is no way to do it.
+    fn index(&mut self, part: Part<'_>) -> Result<Option<u32>, FibError> {
+        let Some(children) = part.indexed() else {
+            return Ok(None);
+        };
+        if children.iter().any(|ranges| ranges.len() > SPLIT_RANGES) {
+            return Ok(None);
+        }
+        let window = part.place.length;
+        let mut slots = [0; node::INDEX_SLOTS];
+        let mut nodes: Vec<Vec<node::Limit>> = Vec::new();
+        let mut joined: Vec<Range<'_>> = Vec::new();
+        for (slot, ranges) in children.into_iter().enumerate() {
+            let mut longer = joined.clone();
+            append(&mut longer, &ranges);
+            let is_new = nodes.is_empty() || longer.len() > RANGES_COUNT;
+            joined = if is_new { ranges } else { longer };
+            let limits = if joined.len() > RANGES_COUNT {
+                self.chunks(window, &joined)?
+            } else {
+                joined
+                    .iter()
+                    .map(|range| (range.last, range.value))
+                    .collect()
+            };
+            if is_new {
+                nodes.push(limits);
+            } else if let Some(last) = nodes.last_mut() {
+                *last = limits;
+            }
+            slots[slot] = (nodes.len() - 1) as u8;
+        }
+        self.place(&node::index(&slots, &nodes)).map(Some)
     }
 
     fn runs(&mut self, part: Part<'_>, slots: Slots<'_>) -> Result<u32, FibError> {

@@ -20,10 +20,10 @@ const GRAIN: u32 = 16;
 const RESERVE: u32 = 32;
 /// The block sizes, in bytes. Blocks of more than the last get spans of their own. Since spans
 /// begin at multiples of their size, a block whose size is a power of two begins at a multiple of
-/// that: up to a cache line, none lies in two.
-const CLASSES: [u32; 20] = [
-    16, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 384, 448, 512, 640, 768, 1024, 2048, 4096,
-    8192,
+/// that: up to a cache line, none lies in two. Others from 320 bytes on are whole cache lines.
+const CLASSES: [u32; 26] = [
+    16, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 384, 448, 512, 640, 768, 896, 1024, 1280,
+    1536, 1792, 2048, 2560, 3200, 4096, 8192,
 ];
 
 /// A block: offset and size in bytes, the size as it was asked for.

@@ -5,8 +5,9 @@
 
 use gre_common::fib::Store;
 use gre_common::fib::layout::{
-    BITMAP, BITMAP_BASE, BITMAP_COUNTS, BITMAP_ENTRIES, BITMAP_WIDTH, DIRECT, PATH, PATH_ELSE,
-    PATH_NEXT, RANGES, RANGES_COUNT, RANGES_ENTRIES, SPLIT, is_leaf, is_node, kind, offset,
+    BITMAP, BITMAP_BASE, BITMAP_COUNTS, BITMAP_ENTRIES, BITMAP_WIDTH, DIRECT, INDEX, INDEX_BITS,
+    INDEX_NODES, PATH, PATH_ELSE, PATH_NEXT, RANGES, RANGES_COUNT, RANGES_ENTRIES, SPLIT, is_leaf,
+    is_node, kind, offset,
 };
 
 use super::heap::Block;
@@ -53,6 +54,12 @@ impl Path {
     }
 }
 
+/// The last value of a range and its entry.
+pub(super) type Limit = (u32, u32);
+
+/// Slots of an index.
+pub(super) const INDEX_SLOTS: usize = 1 << INDEX_BITS;
+
 /// One entry for each slot; their number is a power of two.
 pub(super) fn direct(entries: Vec<u32>) -> Contents {
     Contents {
@@ -64,9 +71,33 @@ pub(super) fn direct(entries: Vec<u32>) -> Contents {
 
 /// Last value and entry of each of up to 8 ranges, in order; `kind` is one of the two that hold
 /// them.
-pub(super) fn ranges(kind: u32, ranges: &[(u32, u32)]) -> Contents {
+pub(super) fn ranges(kind: u32, ranges: &[Limit]) -> Contents {
+    Contents {
+        kind,
+        cells: line(ranges).to_vec(),
+        leaves: ranges_leaves(ranges),
+    }
+}
+
+/// The number of a node for each slot, and the ranges of these nodes.
+pub(super) fn index(slots: &[u8; INDEX_SLOTS], nodes: &[Vec<Limit>]) -> Contents {
+    let slots = slots
+        .as_chunks()
+        .0
+        .iter()
+        .map(|slots| u32::from_le_bytes(*slots));
+    let nodes_cells = nodes.iter().flat_map(|ranges| line(ranges));
+    Contents {
+        kind: INDEX,
+        cells: slots.chain(nodes_cells).collect(),
+        leaves: nodes.iter().map(|ranges| ranges_leaves(ranges)).sum(),
+    }
+}
+
+/// Last values and entries of up to 8 ranges in one cache line.
+fn line(ranges: &[Limit]) -> [u32; 16] {
     const FIRST_ENTRY: usize = RANGES_ENTRIES as usize / 4;
-    let mut cells = vec![0; FIRST_ENTRY + RANGES_COUNT];
+    let mut cells = [0; 16];
     cells[..RANGES_COUNT - 1].fill(u32::MAX);
     for (index, (last, entry)) in ranges.iter().enumerate() {
         if index + 1 < ranges.len() {
@@ -74,12 +105,11 @@ pub(super) fn ranges(kind: u32, ranges: &[(u32, u32)]) -> Contents {
         }
         cells[FIRST_ENTRY + index] = *entry;
     }
-    let leaves = leaves(&cells[FIRST_ENTRY..FIRST_ENTRY + ranges.len()]);
-    Contents {
-        kind,
-        cells,
-        leaves,
-    }
+    cells
+}
+
+fn ranges_leaves(ranges: &[Limit]) -> u64 {
+    ranges.iter().filter(|(_, entry)| is_leaf(*entry)).count() as u64
 }
 
 /// The runs of 256 entries.
@@ -176,10 +206,14 @@ pub(super) fn read(store: &impl Store, entry: u32) -> Node {
             .collect()
     };
     let (bytes, entries) = match kind(entry) {
-        RANGES | SPLIT => {
-            let later = halves(0, RANGES_COUNT as u64 - 1);
-            let count = 1 + later.iter().filter(|last| **last != u32::MAX).count() as u64;
-            (64, halves(RANGES_ENTRIES, count))
+        RANGES | SPLIT => (64, read_ranges(store, at)),
+        INDEX => {
+            let slots = halves(0, INDEX_NODES / 4);
+            let last = slots.iter().flat_map(|cell| cell.to_le_bytes()).max();
+            let count = u64::from(last.unwrap_or(0)) + 1;
+            let nodes = (0..count).map(|number| at + INDEX_NODES + number * 64);
+            let entries = nodes.flat_map(|node| read_ranges(store, node));
+            (INDEX_NODES + count * 64, entries.collect())
         }
         stride @ 1..=DIRECT => (4 << stride, halves(0, 1 << stride)),
         PATH => (PATH_ELSE + 4, halves(PATH_NEXT, 2)),
@@ -192,6 +226,14 @@ pub(super) fn read(store: &impl Store, entry: u32) -> Node {
         },
         entries,
     }
+}
+
+/// The entries of a node of ranges.
+fn read_ranges(store: &impl Store, at: u64) -> Vec<u32> {
+    let later = (0..RANGES_COUNT as u64 - 1).map(|index| store.half(at + index * 4));
+    let count = 1 + later.filter(|last| *last != u32::MAX).count() as u64;
+    let entries = (0..count).map(|index| store.half(at + RANGES_ENTRIES + index * 4));
+    entries.collect()
 }
 
 /// Reads a path.

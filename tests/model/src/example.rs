@@ -12,6 +12,7 @@ use gre_common::id::{
 };
 use gre_common::limits;
 use gre_common::next_hop::Target;
+use gre_common::wire::ether::LinkAddresses;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::{Gateway, TunnelOptions};
@@ -328,13 +329,12 @@ fn add_ports(gateway: &mut Gateway, devices: Devices) {
 fn add_adjacencies(gateway: &mut Gateway, devices: Devices) {
     let direct = AdjacencyEntry {
         device: devices.underlay,
-        destination: ROUTER_MAC,
-        source: UNDERLAY_MAC,
+        addresses: LinkAddresses::new(&ROUTER_MAC, &UNDERLAY_MAC),
         mtu: 1500,
         reserved: 0,
     };
     let unresolved = AdjacencyEntry {
-        destination: MacAddress::default(),
+        addresses: LinkAddresses::default(),
         mtu: 0,
         ..direct
     };

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use gre_common::counters::{Direction, Ledger, Owner};
+use gre_common::demux;
 use gre_common::entry::{
     AdjacencyEntry, AttachedPort, InterfaceEntry, NeighbourEntry, PortEntry, TunnelEntry,
 };
@@ -197,8 +198,9 @@ impl Tables for HostTables {
         self.gateway.ports.get(&id).unwrap_or(&self.zeros.port)
     }
 
-    fn demux(&self, key: &DemuxKey) -> Option<TunnelId> {
-        self.gateway.demux.get(key).copied()
+    fn demux(&self, key: &DemuxKey) -> Option<demux::Slot> {
+        let id = *self.gateway.demux.get(key)?;
+        Some(demux::Slot::new(id, self.tunnel(id).network))
     }
 
     fn is_endpoint(&self, key: &EndpointKey) -> bool {
