@@ -57,6 +57,10 @@ pub trait Tables {
     /// Tells the daemon, if the budget of the event's port allows it ([`crate::event_budget`]); may be lost when the daemon
     /// does not keep up.
     fn emit(&self, event: &Event);
+    /// Begins to fetch what [`Tables::count`] is going to change. With many ports and tunnels that is in no near cache,
+    /// and comes while the packet is being worked on.
+    fn prefetch_count(&self, owner: Owner);
+
     /// Counts a packet accepted from a port or tunnel, or sent there.
     fn count(&self, owner: Owner, direction: Direction, bytes: u32);
     /// Counts a drop.

@@ -6,7 +6,7 @@ use core::ptr;
 
 use aya_ebpf::bindings::BPF_RB_AVAIL_DATA;
 use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ringbuf_query};
-use gre_common::counters::{Direction, DropKey, Owner};
+use gre_common::counters::{Direction, DropKey, Owner, Stats};
 use gre_common::demux;
 use gre_common::entry::{
     AdjacencyEntry, AttachedPort, InterfaceEntry, NeighbourEntry, PortEntry, TunnelEntry,
@@ -158,13 +158,16 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
+    fn prefetch_count(&self, owner: Owner) {
+        if let Some(stats) = stats(owner) {
+            // SAFETY: the slot belongs to this CPU, and any bytes are a number. What is read is not needed.
+            unsafe { ptr::read_volatile(&raw const (*stats).transmit_packets) };
+        }
+    }
+
+    #[inline(always)]
     fn count(&self, owner: Owner, direction: Direction, bytes: u32) {
-        let stats = match owner {
-            Owner::Tunnel(id) => maps::TUNNEL_STATS.get_ptr_mut(id.0),
-            Owner::Port(id) => maps::PORT_STATS.get_ptr_mut(id.0),
-            Owner::Underlay(_) => None,
-        };
-        let Some(stats) = stats else { return };
+        let Some(stats) = stats(owner) else { return };
         // SAFETY: the slot belongs to this CPU, and programs on it are not preempted by each other.
         unsafe { &mut *stats }.count(direction, bytes);
     }
@@ -178,6 +181,16 @@ impl Tables for KernelTables {
             // Beyond a million counters that are in use, another one finds no room and the drop goes uncounted.
             None => drop(maps::DROPS.insert(key, 1u64, 0)),
         }
+    }
+}
+
+/// This CPU's counters of a port or tunnel.
+#[inline(always)]
+fn stats(owner: Owner) -> Option<*mut Stats> {
+    match owner {
+        Owner::Tunnel(id) => maps::TUNNEL_STATS.get_ptr_mut(id.0),
+        Owner::Port(id) => maps::PORT_STATS.get_ptr_mut(id.0),
+        Owner::Underlay(_) => None,
     }
 }
 

@@ -69,6 +69,7 @@ pub(super) fn into_tunnel<F: Frame, T: Tables>(
     ledger: &mut Ledger,
 ) -> Result<Verdict, DropReason> {
     ledger.leave_through(Owner::Tunnel(id), inner.length);
+    tables.prefetch_count(ledger.owner);
     let tunnel = tables.tunnel(id);
     // Read once: the daemon may change them while headers are being written, which must keep the length they have.
     let flags = tunnel.flags;

@@ -260,6 +260,8 @@ impl Tables for HostTables {
         }
     }
 
+    fn prefetch_count(&self, _owner: Owner) {}
+
     fn count(&self, owner: Owner, direction: Direction, bytes: u32) {
         let mut counters = self.counters.borrow_mut();
         let stats = counters.stats.entry(owner).or_default();
