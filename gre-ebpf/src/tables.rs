@@ -161,7 +161,7 @@ impl Tables for KernelTables {
     fn prefetch_count(&self, owner: Owner) {
         if let Some(stats) = stats(owner) {
             // SAFETY: the slot belongs to this CPU, and any bytes are a number. What is read is not needed.
-            unsafe { ptr::read_volatile(&raw const (*stats).transmit_packets) };
+            unsafe { ptr::read_volatile(stats.cast::<u64>()) };
         }
     }
 
