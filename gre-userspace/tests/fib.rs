@@ -374,6 +374,54 @@ fn a_table_of_one_corner_changes_behind_the_way_there() {
 }
 
 #[test]
+fn networks_of_a_hundred_routes_stay_right_however_these_lie() {
+    let mut random = StdRng::seed_from_u64(9);
+    for (everywhere, corner) in [
+        ("0.0.0.0/0", "10.0.0.0/8"),
+        ("fd00:10::/32", "fd00:10:20::/48"),
+    ] {
+        let [everywhere, corner]: [IpNet; 2] = [everywhere, corner].map(|net| net.parse().unwrap());
+        let inside = |random: &mut StdRng, net: IpNet| {
+            let longer = net.prefix_len() + random.random_range(4..=16);
+            let prefix = IpNet::new(within(random, net), longer).unwrap();
+            Change::Set(prefix.trunc(), hop(random, 1..40))
+        };
+        for crowd in [0, 9, 30, 64] {
+            let mut fib = fib(1 << 19);
+            let mut model = Model::default();
+            let spread = (0..60)
+                .map(|_| inside(&mut random, everywhere))
+                .collect::<Vec<_>>();
+            let crowded = (0..crowd)
+                .map(|_| inside(&mut random, corner))
+                .collect::<Vec<_>>();
+            step(
+                &mut fib,
+                &mut model,
+                &mut random,
+                &[spread, crowded].concat(),
+            );
+            for prefix in model.0.keys().copied().collect::<Vec<_>>() {
+                let change = match random.random_range(0..3) {
+                    0 => inside(&mut random, everywhere),
+                    1 => inside(&mut random, corner),
+                    _ => Change::Remove(prefix),
+                };
+                step(&mut fib, &mut model, &mut random, &[change]);
+                for address in model.0.keys().copied().flat_map(edges) {
+                    assert_eq!(
+                        fib.look_up(NETWORK, address),
+                        model.look_up(address),
+                        "{address}"
+                    );
+                }
+            }
+            assert_canonical(&fib, &model);
+        }
+    }
+}
+
+#[test]
 fn networks_with_the_same_prefixes_never_mix() {
     let mut fib = fib(1 << 22);
     let mut random = StdRng::seed_from_u64(3);

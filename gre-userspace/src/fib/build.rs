@@ -83,22 +83,6 @@ impl<'r> Part<'r> {
         routes.reduce(Prefix::common).unwrap_or(self.place)
     }
 
-    /// The ranges of each slot of an index, or `None` where some go on behind them.
-    fn indexed(&self) -> Option<Vec<Vec<Range<'r>>>> {
-        let Slots { values, parts } = self.cut(INDEX_BITS as u8);
-        let mut parts = parts.into_iter().peekable();
-        let slots = values.into_iter().enumerate().map(|(slot, value)| {
-            let routes = parts.next_if(|(other, _)| *other == slot);
-            let routes = routes.map_or(Default::default(), |(_, routes)| routes);
-            let ranges = self.child(slot, INDEX_BITS as u8, value, routes).ranges();
-            ranges
-                .iter()
-                .all(|range| range.below.is_empty())
-                .then_some(ranges)
-        });
-        slots.collect()
-    }
-
     fn ranges(&self) -> Vec<Range<'r>> {
         ranges(self.window, self.place, self.value, self.routes)
     }
@@ -138,6 +122,47 @@ struct Slots<'r> {
     values: Vec<u32>,
     /// Slots with longer routes, and these.
     parts: Vec<(usize, &'r [Route])>,
+}
+
+/// What an index has: which node each slot leads to, and the ranges of each node.
+struct Shares<'a, 'r> {
+    slots: [u8; node::INDEX_SLOTS],
+    nodes: Vec<&'a [Range<'r>]>,
+}
+
+impl<'a, 'r> Shares<'a, 'r> {
+    /// Nodes for as many neighbouring slots as fit, or for one slot if it has more ranges. `None` if
+    /// one has more than two levels hold, or if routes go on behind the ranges.
+    fn of(ranges: &'a [Range<'r>]) -> Option<Self> {
+        let last_of =
+            |slot: usize| u32::MAX >> INDEX_BITS | (slot as u32) << (u32::BITS - INDEX_BITS);
+        let mut slots = [0; node::INDEX_SLOTS];
+        let mut nodes = Vec::new();
+        let (mut slot, mut rest) = (0, ranges);
+        while slot < slots.len() {
+            // How many ranges a node holds that begins here and ends with such a slot.
+            let count = |end| 1 + run_length(rest, |range| range.last < last_of(end));
+            let next = (slot + 1..slots.len()).find(|end| count(*end) > RANGES_COUNT);
+            let next = next.unwrap_or(slots.len());
+            let (share, behind) = rest.split_at(count(next - 1));
+            if share.len() > SPLIT_RANGES || share.iter().any(|range| !range.below.is_empty()) {
+                return None;
+            }
+            slots[slot..next].fill(nodes.len() as u8);
+            nodes.push(share);
+            // A range that goes on is in the next node as well.
+            let goes_on = share
+                .last()
+                .is_some_and(|range| range.last > last_of(next - 1));
+            rest = if goes_on {
+                &rest[share.len() - 1..]
+            } else {
+                behind
+            };
+            slot = next;
+        }
+        Some(Self { slots, nodes })
+    }
 }
 
 impl<M: Memory, G: GracePeriod> Draft<'_, M, G> {
@@ -243,8 +268,8 @@ impl<M: Memory, G: GracePeriod> Draft<'_, M, G> {
     }
 
     /// A part of more ranges than one node holds: a bitmap where it splits into runs of the next 8
-    /// bits, else an array whose slots share nodes of ranges; but ranges of ranges where the
-    /// routes lie so unevenly that an array would not part them.
+    /// bits, else an index where it has many, else an array whose slots share nodes of ranges; but
+    /// ranges of ranges where the routes lie so unevenly that an array would not part them.
     fn build_few(&mut self, part: Part<'_>, ranges: &[Range<'_>]) -> Result<u32, FibError> {
         let slots = part.cut(BITMAP_STRIDE);
         if slots.parts.len() * 4 <= node::runs(&slots.values) {
@@ -276,40 +301,24 @@ impl<M: Memory, G: GracePeriod> Draft<'_, M, G> {
         self.shared(part.place.length, slots.values, children)
     }
 
-    /// Nodes of ranges, of which neighbouring slots share one as long as it holds them; `None` where
-    /// that is no way to do it.
+    /// Nodes of ranges, each for as many neighbouring slots as it can hold; `None` where that is no
+    /// way to do it.
     fn index(&mut self, part: Part<'_>) -> Result<Option<u32>, FibError> {
-        let Some(children) = part.indexed() else {
+        let window = part.place.length;
+        let ranges = Part { window, ..part }.ranges();
+        let Some(shares) = Shares::of(&ranges) else {
             return Ok(None);
         };
-        if children.iter().any(|ranges| ranges.len() > SPLIT_RANGES) {
-            return Ok(None);
-        }
-        let window = part.place.length;
-        let mut slots = [0; node::INDEX_SLOTS];
-        let mut nodes: Vec<Vec<node::Limit>> = Vec::new();
-        let mut joined: Vec<Range<'_>> = Vec::new();
-        for (slot, ranges) in children.into_iter().enumerate() {
-            let mut longer = joined.clone();
-            append(&mut longer, &ranges);
-            let is_new = nodes.is_empty() || longer.len() > RANGES_COUNT;
-            joined = if is_new { ranges } else { longer };
-            let limits = if joined.len() > RANGES_COUNT {
-                self.chunks(window, &joined)?
+        let mut nodes: Vec<Vec<node::Limit>> = Vec::with_capacity(shares.nodes.len());
+        for share in shares.nodes {
+            nodes.push(if share.len() <= RANGES_COUNT {
+                let limits = share.iter().map(|range| (range.last, range.value));
+                limits.collect()
             } else {
-                joined
-                    .iter()
-                    .map(|range| (range.last, range.value))
-                    .collect()
-            };
-            if is_new {
-                nodes.push(limits);
-            } else if let Some(last) = nodes.last_mut() {
-                *last = limits;
-            }
-            slots[slot] = (nodes.len() - 1) as u8;
+                self.chunks(window, share)?
+            });
         }
-        self.place(&node::index(&slots, &nodes)).map(Some)
+        self.place(&node::index(&shares.slots, &nodes)).map(Some)
     }
 
     fn runs(&mut self, part: Part<'_>, slots: Slots<'_>) -> Result<u32, FibError> {
@@ -373,13 +382,13 @@ impl<M: Memory, G: GracePeriod> Draft<'_, M, G> {
     }
 }
 
-/// How many of the first `routes` belong together. Parts are small where there are many.
-fn run_length(routes: &[Route], belongs: impl Fn(&Route) -> bool) -> usize {
+/// How many of the first `items` belong together. Parts are small where there are many.
+fn run_length<T>(items: &[T], belongs: impl Fn(&T) -> bool) -> usize {
     let mut step = 1;
-    while step < routes.len() && belongs(&routes[step]) {
+    while step < items.len() && belongs(&items[step]) {
         step *= 2;
     }
     let from = step / 2;
-    let to = step.min(routes.len());
-    from + routes[from..to].partition_point(belongs)
+    let to = step.min(items.len());
+    from + items[from..to].partition_point(belongs)
 }
