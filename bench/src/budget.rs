@@ -94,7 +94,7 @@ const HEAD: &str = "\
 #
 # `redirect`: nanoseconds of a frame with a bare redirect.
 # `time`: what a packet takes without making the frame, as a multiple of what a frame with a bare redirect takes; the
-# median of several loads of the programs.
+# median of several loads of the programs, which three of four loads have to exceed.
 ";
 
 impl Budget {

@@ -3,8 +3,8 @@
 //! Each case's frames are handed to the program alone, without devices and queues; the quickest thousand in a row of
 //! many tell what a packet takes when nothing disturbs it. What making the frame takes is subtracted, and a frame with a
 //! bare redirect is the unit, so that the machine's speed cancels out. Where a program and its maps come to lie in
-//! memory makes up to a tenth, and a neighbour on the same core more: so the median of several loads counts, of more if
-//! a figure looks exceeded.
+//! memory makes up to a tenth, and a neighbour on the same core more: so the median of several loads is stored, and a
+//! figure is exceeded only if three of four loads exceed it, of more loads if that looks so.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -23,7 +23,7 @@ use crate::lane::{Setting, Workshop};
 use crate::machine::Machine;
 use crate::programs::Programs;
 use crate::scale::Scale;
-use crate::statistics::median;
+use crate::statistics::{median, quartile};
 
 /// Least and most times that everything is loaded anew.
 const LOADS: (u32, u32) = (5, 15);
@@ -38,6 +38,8 @@ const XDP_REDIRECT: u32 = 4;
 /// What was measured so far.
 #[derive(Debug, Default)]
 struct Times {
+    /// By name: what programs cost, which is the same for each load.
+    programs: BTreeMap<String, ProgramCost>,
     /// The least time of a frame with a bare redirect, in nanoseconds.
     redirect: Least,
     /// By case: what a frame takes as a multiple of one with a bare redirect, for each load.
@@ -56,7 +58,8 @@ pub(crate) fn run(programs: &mut Programs, path: &Path) -> Result<()> {
     let stored = Budget::stored(path)?;
     let mut times = Times::default();
     for load in 1.. {
-        let comparisons = measure(programs, &mut times)?.beside(&stored);
+        measure(programs, &mut times)?;
+        let comparisons = times.summary(quartile).beside(&stored);
         let mut exceeded = comparisons.iter().filter(|it| it.is_exceeded()).peekable();
         let is_certain = exceeded.peek().is_none() || exceeded.any(|it| it.exact);
         if load >= LOADS.1 || load >= LOADS.0 && is_certain {
@@ -69,31 +72,25 @@ pub(crate) fn run(programs: &mut Programs, path: &Path) -> Result<()> {
 /// Stores in `path` what everything costs.
 pub(crate) fn save(programs: &mut Programs, path: &Path) -> Result<()> {
     let mut times = Times::default();
-    for _ in 1..LOADS.1 {
+    for _ in 0..LOADS.1 {
         measure(programs, &mut times)?;
     }
-    measure(programs, &mut times)?.save(path)
+    times.summary(median).save(path)
 }
 
 /// Loads everything anew, and measures each case.
-fn measure(programs: &mut Programs, times: &mut Times) -> Result<Budget> {
+fn measure(programs: &mut Programs, times: &mut Times) -> Result<()> {
     cpu::stay_on_one()?;
     let mut workshop = Workshop::new(Scale::new(1, 1, 10)?);
-    let mut costs = BTreeMap::new();
     for tunnels in TunnelKind::ALL {
         let setting = workshop.gateway(programs, tunnels)?;
-        costs = program_costs(&setting)?;
+        times.programs = program_costs(&setting)?;
         for case in cases(tunnels) {
             measure_case(programs, &workshop, &setting, case, times)
                 .with_context(|| case.to_string())?;
         }
     }
-    Ok(Budget {
-        machine: Machine::this(),
-        programs: costs,
-        redirect: times.redirect.0,
-        time: times.medians(),
-    })
+    Ok(())
 }
 
 /// Small packets each way, and large ones where their size counts.
@@ -177,11 +174,17 @@ fn time(
 }
 
 impl Times {
-    fn medians(&self) -> BTreeMap<String, f64> {
+    /// All figures; of several times of one case, `figure` makes one.
+    fn summary(&self, figure: fn(&[f64]) -> f64) -> Budget {
         let cases = self.cases.iter();
-        cases
-            .map(|(name, ratios)| (name.clone(), median(ratios)))
-            .collect()
+        Budget {
+            machine: Machine::this(),
+            programs: self.programs.clone(),
+            redirect: self.redirect.0,
+            time: cases
+                .map(|(name, ratios)| (name.clone(), figure(ratios)))
+                .collect(),
+        }
     }
 }
 
