@@ -5,8 +5,8 @@
 
 use crate::checksum::Sum;
 use crate::id::{
-    Address, AdjacencyId, EtherType, Family, GreKey, IfIndex, IpProto, MacAddress, NetworkId,
-    PortId, TunnelId, VlanId,
+    Address, AdjacencyId, EtherType, Family, IfIndex, IpProto, MacAddress, NetworkId, PortId,
+    TunnelId, VlanId,
 };
 use crate::key::DemuxKey;
 use crate::limits::{GROUP_BUCKETS, GROUP_MEMBERS};
@@ -240,24 +240,6 @@ impl TunnelEntry {
             && own_local[0] == local[0]
             && own_remote[1] == remote[1]
             && own_local[1] == local[1]
-    }
-
-    /// What packets have that it takes; `None` if the entry is not in use.
-    pub fn key(&self) -> Option<DemuxKey> {
-        let [local, remote] = [self.local, self.remote].map(|bytes| {
-            let family = if self.flags.contains(TunnelFlags::OUTER_V6) {
-                6
-            } else {
-                4
-            };
-            Address::from_bytes(family, bytes)
-        });
-        let has_key = self.flags.contains(TunnelFlags::RECEIVE_KEY);
-        let key = has_key.then_some(GreKey(self.receive_key));
-        if !self.flags.contains(TunnelFlags::IN_USE) {
-            return None;
-        }
-        DemuxKey::new(local?, remote?, key)
     }
 
     /// Flags of the outer IPv4 header; the identification is 0, which RFC 6864 §4.1 allows with DF.

@@ -246,13 +246,8 @@ fn groups_that_do_not_fit_are_refused_where_they_are_stated() {
         ..LIMITS
     };
     let planned = planned_after(&text, &Ids::default(), &devices(), &limits);
-    let complaints: Vec<_> = planned
-        .complaints
-        .iter()
-        .map(|complaint| (complaint.message(), complaint.text()))
-        .collect();
     assert_eq!(
-        complaints,
+        complaints(&planned),
         [(
             "no room for `10.9.0.0/16`: the gateway holds 1 groups of tunnels",
             r#"{ tunnels = ["one", { name = "two", weight = 7 }] }"#
@@ -362,6 +357,14 @@ fn what_does_not_fit_is_refused_by_name_and_the_rest_stands() {
     assert_eq!(routes(&planned, "a"), ["10.7.0.0/16 static tunnel t1"]);
 }
 
+/// What each complaint says, and of what in the configuration.
+fn complaints(planned: &Planned) -> Vec<(&str, &str)> {
+    let complaints = planned.complaints.iter();
+    complaints
+        .map(|complaint| (complaint.message(), complaint.text()))
+        .collect()
+}
+
 #[test]
 fn more_devices_than_the_gateway_holds_are_refused_where_they_are_named() {
     let text = network("a", "10.1.0.0/16")
@@ -373,13 +376,8 @@ fn more_devices_than_the_gateway_holds_are_refused_where_they_are_named() {
         ..LIMITS
     };
     let planned = planned_after(&text, &Ids::default(), &devices(), &limits);
-    let complaints: Vec<_> = planned
-        .complaints
-        .iter()
-        .map(|complaint| (complaint.message(), complaint.text()))
-        .collect();
     let message = "no room for `eth2`: the gateway holds 2 devices";
-    assert_eq!(complaints, [(message, "\"eth2\"")]);
+    assert_eq!(complaints(&planned), [(message, "\"eth2\"")]);
     assert_eq!(planned.desired.ports.len(), 1);
 }
 
@@ -397,13 +395,8 @@ fn more_devices_with_tags_than_the_gateway_holds_are_refused_where_they_are_name
         ..LIMITS
     };
     let planned = planned_after(&text, &Ids::default(), &devices(), &limits);
-    let complaints: Vec<_> = planned
-        .complaints
-        .iter()
-        .map(|complaint| (complaint.message(), complaint.text()))
-        .collect();
     let message = "no room for `eth2`: the gateway holds 1 devices with tagged ports";
-    assert_eq!(complaints, [(message, "\"eth2\"")]);
+    assert_eq!(complaints(&planned), [(message, "\"eth2\"")]);
     assert_eq!(planned.desired.tagged_ports.len(), 2);
 }
 

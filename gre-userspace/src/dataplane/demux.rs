@@ -57,13 +57,6 @@ impl DemuxIndex {
         Ok(())
     }
 
-    /// Tells packets with this key anew which network the tunnel belongs to, if they are led there.
-    pub(super) fn renew(&self, memory: &MappedMemory, key: &DemuxKey, tunnel: TunnelId) {
-        if self.tunnels.get(key) == Some(&tunnel) {
-            memory.set_demux_slot(self.table.slot_of(key), Some(tunnel));
-        }
-    }
-
     /// Leads packets with this key nowhere.
     pub(super) fn remove(&mut self, memory: &MappedMemory, key: &DemuxKey) {
         if self.tunnels.remove(key).is_none() {
@@ -316,13 +309,16 @@ mod tests {
             ..entry(&key)
         };
         memory.set_tunnel(TunnelId(1), in_network(1));
-        let inserted = index.insert(&memory, &mut NoPackets, key, TunnelId(1));
-        inserted.expect("room");
+        let mut tell = || {
+            let inserted = index.insert(&memory, &mut NoPackets, key, TunnelId(1));
+            inserted.expect("room");
+        };
+        tell();
         let network = || memory.get().demux(&key).map(Slot::network);
         assert_eq!(network(), Some(NetworkId(1)));
         memory.set_tunnel(TunnelId(1), in_network(2));
         assert_eq!(network(), None);
-        index.renew(&memory, &key, TunnelId(1));
+        tell();
         assert_eq!(network(), Some(NetworkId(2)));
     }
 

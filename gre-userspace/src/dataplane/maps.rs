@@ -131,7 +131,7 @@ impl Maps {
         })
     }
 
-    /// Which tunnel packets belong to; `None`: to no tunnel. The tunnel's own entry has the last word.
+    /// Which tunnel packets belong to; `None`: to no tunnel. The tunnel comes before, and its own entry has the last word.
     pub fn set_demux(&mut self, key: DemuxKey, tunnel: Option<TunnelId>) -> Result<()> {
         match tunnel {
             Some(tunnel) => self
@@ -144,12 +144,9 @@ impl Maps {
         }
     }
 
-    /// Writes a tunnel; a default entry takes it away.
+    /// Writes a tunnel, which stays in its network as long as packets are led there; a default entry takes it away.
     pub fn set_tunnel(&mut self, id: TunnelId, entry: TunnelEntry) {
         self.memory.set_tunnel(id, entry);
-        if let Some(key) = entry.key() {
-            self.demux.renew(&self.memory, &key, id);
-        }
     }
 
     /// Writes a group, or changes it under the packets that it takes; a default entry takes it away.

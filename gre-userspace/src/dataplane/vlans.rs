@@ -1,7 +1,7 @@
 //! Which table of VLANs is whose: each device with tagged ports has one of a limited number.
 //!
-//! Written through `maps`. Holds: table 0 is nobody's and empty; another is given to another device only after it has been empty for a while, so that
-//! no frame of one device meets the ports of another.
+//! Written through `maps`. Holds: table 0 is nobody's and empty; another is given to another device only after it has been
+//! empty for a while, so that no frame of one device meets the ports of another.
 
 use std::collections::HashMap;
 use std::time::Instant;

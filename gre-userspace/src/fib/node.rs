@@ -75,7 +75,7 @@ pub(super) fn ranges(kind: u32, ranges: &[Limit]) -> Contents {
     Contents {
         kind,
         cells: line(ranges).to_vec(),
-        leaves: ranges_leaves(ranges),
+        leaves: leaves(ranges.iter().map(|(_, entry)| entry)),
     }
 }
 
@@ -90,7 +90,7 @@ pub(super) fn index(slots: &[u8; INDEX_SLOTS], nodes: &[Vec<Limit>]) -> Contents
     Contents {
         kind: INDEX,
         cells: slots.chain(nodes_cells).collect(),
-        leaves: nodes.iter().map(|ranges| ranges_leaves(ranges)).sum(),
+        leaves: leaves(nodes.iter().flatten().map(|(_, entry)| entry)),
     }
 }
 
@@ -106,10 +106,6 @@ fn line(ranges: &[Limit]) -> [u32; 16] {
         cells[FIRST_ENTRY + index] = *entry;
     }
     cells
-}
-
-fn ranges_leaves(ranges: &[Limit]) -> u64 {
-    ranges.iter().filter(|(_, entry)| is_leaf(*entry)).count() as u64
 }
 
 /// The runs of 256 entries.
@@ -249,8 +245,9 @@ pub(super) fn read_path(store: &impl Store, entry: u32) -> Path {
     }
 }
 
-fn leaves(entries: &[u32]) -> u64 {
-    entries.iter().filter(|entry| is_leaf(**entry)).count() as u64
+fn leaves<'e>(entries: impl IntoIterator<Item = &'e u32>) -> u64 {
+    let leaves = entries.into_iter().filter(|entry| is_leaf(**entry));
+    leaves.count() as u64
 }
 
 /// Size and entries of a bitmap whose entries have 2^`width` bits.
