@@ -6,10 +6,9 @@
 //! machine's moods.
 
 mod bed;
-mod budget;
 mod case;
-mod check;
 mod cores;
+mod cost;
 mod cpu;
 mod frame;
 mod gateway;
@@ -33,7 +32,6 @@ mod traffic;
 mod updates;
 
 use std::fmt::Display;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -56,12 +54,6 @@ use throughput::Rounds;
 struct Arguments {
     #[command(subcommand)]
     measure: Option<Measure>,
-    /// Compare time, verified instructions and machine code of gregw's programs with the stored figures
-    #[arg(long, conflicts_with_all = ["cases", "tunnels", "networks", "routes", "json"])]
-    check: bool,
-    /// The file with the figures for --check
-    #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/budget.toml"), hide_default_value = true)]
-    budget: PathBuf,
     #[command(flatten)]
     output: Output,
     #[command(flatten)]
@@ -94,6 +86,8 @@ enum Measure {
         #[arg(long, value_name = "ROUTES", default_value_t = 1_000_000)]
         up_to: usize,
     },
+    /// What the programs cost the kernel: verified instructions, machine code, and the time that loading takes
+    Cost,
     /// All of these
     All,
 }
@@ -103,7 +97,7 @@ struct Output {
     /// Print one JSON object in place of the table
     #[arg(long, global = true)]
     json: bool,
-    /// Store the result: figures to compare with (--check), or history and documentation (all)
+    /// Store the result of `all` as history and documentation
     #[arg(long, global = true)]
     save: bool,
 }
@@ -147,15 +141,8 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<()> {
     namespace::isolate_mounts()?;
     let mut programs = Programs::load()?;
-    let Arguments {
-        check,
-        output,
-        rounds,
-        ..
-    } = arguments;
+    let Arguments { output, rounds, .. } = arguments;
     match &arguments.measure {
-        None if *check && output.save => check::save(&mut programs, &arguments.budget),
-        None if *check => check::run(&mut programs, &arguments.budget),
         None => {
             let (cases, scale) = arguments.selection.resolve(Case::basic)?;
             let workshop = Workshop::new(scale);
@@ -184,6 +171,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Some(Measure::Updates { tunnels }) => {
             output.print(&updates::measure(&mut programs, *tunnels)?)
         }
+        Some(Measure::Cost) => output.print(&cost::measure()?),
         Some(Measure::All) => all(&mut programs, *rounds, output),
     }
 }

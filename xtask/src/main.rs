@@ -3,6 +3,7 @@
 //! Tasks may be repeated at will, need no terminal and no standard input, and install what they need themselves.
 
 mod bench;
+mod budget;
 mod build;
 mod command;
 mod demo;

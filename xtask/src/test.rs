@@ -11,7 +11,11 @@ use std::{env, process::Command, time::Duration, time::Instant};
 use anyhow::{Result, bail};
 
 use self::{binaries::TestBinary, report::Report};
-use crate::{command, setup};
+use crate::{
+    bench,
+    budget::{self, Budget},
+    build, command, setup,
+};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -27,8 +31,11 @@ const TIERS: [&str; 5] = [
     "fuzz corpora",
     "fixtures, kernel against host",
     "network namespaces",
-    "verifier budget and speed",
+    "verifier budget and benchmark",
 ];
+
+/// The name of the check of costs, which is no test of the harness.
+const BUDGET: &str = "no_program_costs_more_than_stored";
 
 struct TierResult {
     tier: u8,
@@ -67,6 +74,9 @@ fn run_tier(
     if tier == 0 {
         report.run("documentation examples", documentation_examples(), filter)?;
     }
+    if tier == 4 && filter.is_none_or(|filter| BUDGET.contains(filter)) {
+        check_budget(&mut report)?;
+    }
     if filter.is_none() && report.passed == 0 && report.skipped.is_empty() {
         report.failed.push("the tier has no tests".to_owned());
     }
@@ -75,6 +85,26 @@ fn run_tier(
         report,
         time: start.elapsed(),
     })
+}
+
+/// What the programs cost this kernel, against the stored figures.
+fn check_budget(report: &mut Report) -> Result<()> {
+    if !setup::is_root() {
+        report
+            .skipped
+            .push(format!("{BUDGET}: loading BPF programs needs root"));
+        return Ok(());
+    }
+    let program = build::target_directory()?.join("debug/gre-bench");
+    let found = match bench::measure_costs(&program) {
+        Ok(measured) => {
+            print!("\n{}", budget::table(std::slice::from_ref(&measured)));
+            Budget::stored()?.exceeded(&measured, false)
+        }
+        Err(error) => vec![format!("{error:#}")],
+    };
+    report.check(BUDGET, &found);
+    Ok(())
 }
 
 fn documentation_examples() -> Command {
