@@ -3,7 +3,10 @@
 //! No allocation, no I/O, no BPF helper: packet memory is reached through [`frame::Frame`] and every table through
 //! [`tables::Tables`], so that the same code forwards packets in XDP, under host tests and in `gregw explain`.
 #![cfg_attr(not(test), no_std)]
+// Hides bounds from the compiler that the verifier has to see.
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+pub mod bound;
 pub mod checksum;
 pub mod counters;
 pub mod demux;

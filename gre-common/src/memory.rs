@@ -3,6 +3,7 @@
 //! The program finds the memory once a packet and every entry by its id, without further look-ups; the daemon maps it
 //! and writes in place. Holds: zeros are a gateway without anything, and an id cut to a table's size names an entry.
 
+use crate::bound;
 use crate::demux;
 use crate::entry::{
     AdjacencyEntry, AttachedPort, GroupEntry, InterfaceEntry, NeighbourEntry, NetworkEntry,
@@ -45,59 +46,62 @@ impl Memory {
     /// What a device is to the gateway; `None` beyond the table's size.
     #[inline(always)]
     pub fn interface(&self, IfIndex(index): IfIndex) -> Option<&InterfaceEntry> {
-        self.interfaces.get(index as usize)
+        if index as usize >= limits::INTERFACES {
+            return None;
+        }
+        Some(&self.interfaces[bound::index::<{ limits::INTERFACES }>(index)])
     }
 
     /// The port behind a tag.
     #[inline(always)]
     pub fn tagged_port(&self, table: u32, VlanId(vlan): VlanId) -> AttachedPort {
-        let table = &self.vlans[table as usize % limits::VLAN_TABLES];
-        table[vlan as usize % limits::VLANS]
+        let table = &self.vlans[bound::index::<{ limits::VLAN_TABLES }>(table)];
+        table[bound::index::<{ limits::VLANS }>(vlan)]
     }
 
     /// A port.
     #[inline(always)]
     pub fn port(&self, PortId(id): PortId) -> &PortEntry {
-        &self.ports[id as usize % limits::PORTS]
+        &self.ports[bound::index::<{ limits::PORTS }>(id)]
     }
 
     /// A tunnel.
     #[inline(always)]
     pub fn tunnel(&self, TunnelId(id): TunnelId) -> &TunnelEntry {
-        &self.tunnels[id as usize % limits::TUNNELS]
+        &self.tunnels[bound::index::<{ limits::TUNNELS }>(id)]
     }
 
     /// A group of tunnels.
     #[inline(always)]
     pub fn group(&self, GroupId(id): GroupId) -> &GroupEntry {
-        &self.groups[id as usize % limits::GROUPS]
+        &self.groups[bound::index::<{ limits::GROUPS }>(id)]
     }
 
     /// A network.
     #[inline(always)]
     pub fn network(&self, NetworkId(id): NetworkId) -> &NetworkEntry {
-        &self.networks[id as usize % limits::NETWORKS]
+        &self.networks[bound::index::<{ limits::NETWORKS }>(id)]
     }
 
     /// A machine.
     #[inline(always)]
     pub fn neighbour(&self, NeighbourId(id): NeighbourId) -> &NeighbourEntry {
-        &self.neighbours[id as usize % limits::NEIGHBOURS]
+        &self.neighbours[bound::index::<{ limits::NEIGHBOURS }>(id)]
     }
 
     /// An underlay next hop.
     #[inline(always)]
     pub fn adjacency(&self, AdjacencyId(id): AdjacencyId) -> &AdjacencyEntry {
-        &self.adjacencies[id as usize % limits::ADJACENCIES]
+        &self.adjacencies[bound::index::<{ limits::ADJACENCIES }>(id)]
     }
 
     /// The tunnel of a GRE packet and its network, if one takes it.
     #[inline(always)]
     pub fn demux(&self, key: &DemuxKey) -> Option<demux::Slot> {
         let (size, hash) = (self.demux_size, demux::hash(key));
-        let bucket = demux::bucket(size, hash) as usize % demux::BUCKETS;
-        let slot = demux::slot(size, hash, self.demux_buckets[bucket]) as usize % demux::SLOTS;
-        let slot = self.demux_slots[slot];
+        let bucket = bound::index::<{ demux::BUCKETS }>(demux::bucket(size, hash));
+        let slot = demux::slot(size, hash, self.demux_buckets[bucket]);
+        let slot = self.demux_slots[bound::index::<{ demux::SLOTS }>(slot)];
         let tunnel = self.tunnel(slot.tunnel());
         (tunnel.takes(key) && tunnel.network == slot.network()).then_some(slot)
     }

@@ -3,7 +3,6 @@
 //! Pointers are derived from the context anew for each access, so that no move of head or tail can leave a stale one.
 //! Headers are read and written directly; payload is summed through the kernel, which reaches all fragments.
 
-use core::arch::asm;
 use core::ptr;
 
 use aya_ebpf::bindings::xdp_md;
@@ -12,6 +11,7 @@ use aya_ebpf::helpers::generated::{
     bpf_xdp_load_bytes,
 };
 use aya_ebpf::programs::XdpContext;
+use gre_common::bound;
 use gre_common::checksum::Sum;
 use gre_common::frame::{Frame, NoRoom, Truncated, Wire};
 
@@ -25,7 +25,7 @@ pub(crate) struct XdpFrame {
 }
 
 /// Bytes that are summed at once: older kernels give the helper no more.
-const CHUNK: u64 = 512;
+const CHUNK: usize = 512;
 /// Chunks of the largest IP packet.
 const CHUNKS: u64 = 129;
 /// Offsets that are read directly: behind all headers that are ever looked at. The verifier wants a bound.
@@ -33,7 +33,7 @@ const GREATEST_OFFSET: usize = 0xfff;
 
 /// A chunk and room for the zeros that make its length a multiple of four.
 #[repr(C)]
-pub(crate) struct Scratch([u8; CHUNK as usize + 8]);
+pub(crate) struct Scratch([u8; CHUNK + 8]);
 
 impl XdpFrame {
     #[inline(always)]
@@ -140,15 +140,15 @@ extern "C" fn gregw_sum(context: *mut xdp_md, offset: u64, length: u64) -> i64 {
     let (mut offset, mut length) = (offset, length);
     let mut sum = 0;
     for _ in 0..CHUNKS {
-        if length <= CHUNK {
+        if length <= CHUNK as u64 {
             return sum_last(context, scratch, offset, length, sum);
         }
-        sum = sum_chunk(context, scratch, offset, CHUNK, sum);
+        sum = sum_chunk(context, scratch, offset, CHUNK as u64, sum);
         if sum < 0 {
             return -1;
         }
-        offset += CHUNK;
-        length -= CHUNK;
+        offset += CHUNK as u64;
+        length -= CHUNK as u64;
     }
     -1
 }
@@ -156,14 +156,10 @@ extern "C" fn gregw_sum(context: *mut xdp_md, offset: u64, length: u64) -> i64 {
 /// Adds what is less than a chunk, padded with zeros.
 #[inline(always)]
 fn sum_last(context: *mut xdp_md, scratch: *mut u8, offset: u64, length: u64, sum: i64) -> i64 {
-    // What the compiler knows of the length it leaves out, but the verifier wants to see it.
-    let length = opaque(length);
     if length == 0 {
         return sum;
     }
-    if length > CHUNK {
-        return -1;
-    }
+    let length = bound::length::<CHUNK>(length);
     // SAFETY: `length` is at most a chunk, behind which there are 8 bytes more.
     unsafe { ptr::write_unaligned(scratch.wrapping_add(length as usize).cast::<u32>(), 0) };
     sum_chunk(context, scratch, offset, length, sum)
@@ -179,12 +175,4 @@ fn sum_chunk(context: *mut xdp_md, scratch: *mut u8, offset: u64, length: u64, s
     let padded = ((length + 3) & !3) as u32;
     // SAFETY: `padded` is at most a chunk.
     unsafe { bpf_csum_diff(ptr::null_mut(), 0, scratch.cast(), padded, sum as u32) }
-}
-
-/// The same number, of which the compiler knows nothing.
-#[inline(always)]
-fn opaque(mut number: u64) -> u64 {
-    // SAFETY: there is no instruction.
-    unsafe { asm!("/* {0} */", inout(reg) number, options(pure, nomem, nostack)) };
-    number
 }

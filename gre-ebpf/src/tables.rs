@@ -6,6 +6,7 @@ use core::ptr;
 
 use aya_ebpf::bindings::BPF_RB_AVAIL_DATA;
 use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ringbuf_query};
+use gre_common::bound;
 use gre_common::counters::{Direction, DropKey, Owner, Stats};
 use gre_common::demux;
 use gre_common::entry::{
@@ -110,7 +111,7 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn touch_neighbour(&self, id: NeighbourId) {
-        let place = id.0 as usize % limits::NEIGHBOURS;
+        let place = bound::index::<{ limits::NEIGHBOURS }>(id.0);
         // SAFETY: as in `memory`; only an address is taken.
         let used = unsafe { &raw mut (*self.memory).neighbours[place].used };
         // SAFETY: the field is only ever 0 or 1, and written by single stores. A store
@@ -236,26 +237,26 @@ extern "C" fn gregw_spend_event(port: u32) -> u32 {
 impl Store for KernelTables {
     #[inline(always)]
     fn word(&self, offset: u64) -> u64 {
-        let offset = offset as usize & (limits::FIB_BYTES - 8);
+        let offset = bound::offset::<{ limits::FIB_BYTES }, 8>(offset);
         let fib = self.memory.cast::<u8>();
-        // SAFETY: the mask keeps the aligned 8 bytes within the routing tables, which the memory begins with.
+        // SAFETY: the bound keeps the aligned 8 bytes within the routing tables, which the memory begins with.
         unsafe { ptr::read_volatile(fib.wrapping_add(offset).cast()) }
     }
 
     #[inline(always)]
     fn half(&self, offset: u64) -> u32 {
-        let offset = offset as usize & (limits::FIB_BYTES - 4);
+        let offset = bound::offset::<{ limits::FIB_BYTES }, 4>(offset);
         let fib = self.memory.cast::<u8>();
-        // SAFETY: the mask keeps the aligned 4 bytes within the routing tables.
+        // SAFETY: the bound keeps the aligned 4 bytes within the routing tables.
         unsafe { ptr::read_volatile(fib.wrapping_add(offset).cast()) }
     }
 
     #[inline(always)]
     fn rank(&self, offset: u64, key: u64) -> u64 {
-        let offset = offset as usize & (limits::FIB_BYTES - 64);
+        let offset = bound::offset::<{ limits::FIB_BYTES }, 64>(offset);
         let line = self.memory.cast::<u8>().wrapping_add(offset).cast::<u32>();
         fib::count_below(key, |half| {
-            // SAFETY: the mask keeps the 64 bytes within the routing tables.
+            // SAFETY: the bound keeps the 64 bytes within the routing tables.
             unsafe { ptr::read_volatile(line.wrapping_add(half as usize)) }
         })
     }

@@ -11,6 +11,7 @@ use layout::{
     INDEX_NODES, PATH, PATH_ELSE, PATH_NEXT, RANGES, RANGES_COUNT, RANGES_ENTRIES,
 };
 
+use crate::bound;
 use crate::next_hop::NextHop;
 
 /// Memory that holds compiled tables: a power of two of bytes, at most 512 MiB (the verifier
@@ -76,6 +77,9 @@ pub trait Key: Copy {
 
     /// The key without its first `bits` bits, 0 to 63.
     fn advance(self, bits: u64) -> Self;
+
+    /// A [copy](bound::copy).
+    fn copy(self) -> Self;
 }
 
 impl Octets for [u8; 4] {
@@ -98,6 +102,11 @@ impl Key for u64 {
     #[inline(always)]
     fn advance(self, bits: u64) -> u64 {
         self << (bits & 63)
+    }
+
+    #[inline(always)]
+    fn copy(self) -> u64 {
+        self
     }
 }
 
@@ -130,6 +139,11 @@ impl Key for (u64, u64) {
             low << (bits & 63),
         )
     }
+
+    #[inline(always)]
+    fn copy(self) -> (u64, u64) {
+        (bound::copy(self.0), bound::copy(self.1))
+    }
 }
 
 /// The next hop of the longest prefix that covers `address`, or [`NextHop::NONE`].
@@ -141,7 +155,7 @@ pub fn look_up<S: Store, A: Octets>(store: &S, root: Root, address: A) -> NextHo
     let mut key = address.key();
     let mut entry = root.0;
     // What ranges look at: the key as the node above found it, if that has slots.
-    let mut window = key;
+    let mut window = key.copy();
     for _ in 0..A::STEPS {
         if !layout::is_node(entry) {
             break;
@@ -152,12 +166,12 @@ pub fn look_up<S: Store, A: Octets>(store: &S, root: Root, address: A) -> NextHo
             entry = in_ranges(store, node, window.top());
             if A::BEYOND_RANGES && kind == RANGES {
                 key = window.advance(32);
-                window = key;
+                window = key.copy();
             }
             continue;
         }
         let top = key.top();
-        window = key;
+        window = key.copy();
         if kind <= DIRECT {
             entry = store.half(node + (top >> (u64::from(kind).wrapping_neg() & 63)) * 4);
             key = key.advance(u64::from(kind));
@@ -174,7 +188,7 @@ pub fn look_up<S: Store, A: Octets>(store: &S, root: Root, address: A) -> NextHo
             let is_else = differs.wrapping_add((1 << layout::PATH_BITS) - 1) >> layout::PATH_BITS;
             entry = store.half(node + PATH_NEXT + (is_else & 1) * (PATH_ELSE - PATH_NEXT));
             key = key.advance(rest.wrapping_neg() & 63);
-            window = key;
+            window = key.copy();
         } else {
             entry = in_bitmap(store, node, top >> 56, kind - BITMAP + BITMAP_WIDTH);
             key = key.advance(8);

@@ -4,6 +4,7 @@
 //! same number. Every flow has an order of its own among the members, of which it takes the first that is alive: when
 //! one dies or returns, only the flows that had or get it move.
 
+use crate::bound;
 use crate::entry::GroupEntry;
 use crate::frame::{Frame, Truncated};
 use crate::id::{Family, IpProto, TunnelId};
@@ -26,8 +27,8 @@ pub fn choose(group: &GroupEntry, flow: u64) -> TunnelId {
     }
     let mut flow = flow;
     for _ in 0..ATTEMPTS {
-        let bucket = (flow >> 32) as usize % GROUP_BUCKETS;
-        let place = group.buckets[bucket] as usize % GROUP_MEMBERS;
+        let bucket = bound::index::<GROUP_BUCKETS>(flow >> 32);
+        let place = bound::index::<GROUP_MEMBERS>(group.buckets[bucket]);
         if alive >> place & 1 != 0 {
             return group.members[place];
         }
@@ -37,7 +38,7 @@ pub fn choose(group: &GroupEntry, flow: u64) -> TunnelId {
     let first = (flow >> 32) as u32 % GROUP_MEMBERS as u32;
     let from_first = alive.rotate_right(first);
     let steps = (from_first ^ (from_first - 1)).count_ones() - 1;
-    group.members[(first + steps) as usize % GROUP_MEMBERS]
+    group.members[bound::index::<GROUP_MEMBERS>(first + steps)]
 }
 
 /// A number that is equal for the packets of a flow and random between flows, in each of its bits.
