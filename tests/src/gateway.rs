@@ -196,6 +196,16 @@ impl Gateway {
         daemon.wait().expect("a child can be waited for");
     }
 
+    /// Ends the daemon as an operator does; what it has attached stays.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn stop(&mut self) {
+        self.signal(Signal::SIGTERM);
+        let mut daemon = self.daemon.take().expect("the daemon runs");
+        daemon.wait().expect("a child can be waited for");
+    }
+
     /// Sends the daemon a signal.
     ///
     /// # Panics

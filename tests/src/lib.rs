@@ -13,6 +13,7 @@ pub mod gateway;
 pub mod gre;
 pub mod gre_peer;
 pub mod kernel_gateway;
+pub mod kernel_site;
 pub mod link;
 pub mod netns;
 pub mod packet;

@@ -28,7 +28,7 @@ pub struct Underlay {
     /// The namespace of the site's host.
     pub host: Namespace,
     number: u8,
-    _program: Attachment,
+    _program: Option<Attachment>,
 }
 
 impl Underlay {
@@ -37,12 +37,28 @@ impl Underlay {
     pub fn new(gateway: &Handle, number: u8) -> Self {
         let host = Namespace::new(&format!("site{number}"));
         let link = Veth::new((gateway, &format!("u{number}")), (&host, SITE_DEVICE));
+        let program = link.far.face_gateway();
+        Self::between(link.near, link.far, host, number, Some(program))
+    }
+
+    /// The same with devices that are linked already.
+    pub fn over(gateway: End, site: End, host: Namespace, number: u8) -> Self {
+        Self::between(gateway, site, host, number, None)
+    }
+
+    fn between(
+        gateway: End,
+        site: End,
+        host: Namespace,
+        number: u8,
+        program: Option<Attachment>,
+    ) -> Self {
         let underlay = Self {
-            _program: link.far.face_gateway(),
-            gateway: link.near,
-            site: link.far,
+            gateway,
+            site,
             host,
             number,
+            _program: program,
         };
         for (end, host) in [(&underlay.gateway, 1), (&underlay.site, 2)] {
             end.add_address(&format!("{}/24", underlay.ipv4(host)));
@@ -82,6 +98,18 @@ impl Underlay {
     /// A tunnel from the site to the gateway, unkeyed and without options.
     pub fn tunnel(&self, ipv6: bool) -> Tunnel {
         Tunnel::new(self.site_address(ipv6), self.gateway_address(ipv6))
+    }
+
+    /// A tunnel from another address of the site, with this host number.
+    pub fn tunnel_from(&self, ipv6: bool, host: u8) -> Tunnel {
+        let address: IpAddr = if ipv6 {
+            self.ipv6(host).into()
+        } else {
+            self.ipv4(host).into()
+        };
+        let length = if ipv6 { 64 } else { 24 };
+        self.site.add_address(&format!("{address}/{length}"));
+        Tunnel::new(address, self.gateway_address(ipv6))
     }
 
     /// Starts the site: for each tunnel an inside namespace with these addresses, whose default route is the tunnel.

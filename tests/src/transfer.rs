@@ -1,17 +1,56 @@
 //! TCP transfers between namespaces whose content is checked byte by byte.
 
+use std::ffi::OsString;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, connect as connect_to,
+    listen as listen_on, setsockopt, socket as new_socket, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 
-use crate::netns::Handle;
+use crate::netns::{Handle, Namespace};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const STALL_LIMIT: Duration = Duration::from_secs(10);
 const CHUNK: usize = 16 << 10;
+
+/// Where one end of a transfer is: in a namespace, and there at one device if its routes do not decide.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    namespace: &'a Handle,
+    device: Option<&'a str>,
+}
+
+impl<'a> Place<'a> {
+    /// In a VRF of a namespace.
+    pub fn in_vrf(namespace: &'a Handle, device: &'a str) -> Self {
+        Self {
+            namespace,
+            device: Some(device),
+        }
+    }
+}
+
+impl<'a> From<&'a Handle> for Place<'a> {
+    fn from(namespace: &'a Handle) -> Self {
+        Self {
+            namespace,
+            device: None,
+        }
+    }
+}
+
+impl<'a> From<&'a Namespace> for Place<'a> {
+    fn from(namespace: &'a Namespace) -> Self {
+        Self::from(&**namespace)
+    }
+}
 
 /// Sends `length` bytes from `client` to the address `address` of `server`. The bytes follow from `seed`, so that bytes
 /// of another transfer are noticed; the server checks them and says how many were right.
@@ -21,20 +60,24 @@ const CHUNK: usize = 16 << 10;
 ///
 /// # Panics
 /// If the server cannot listen.
-pub fn tcp(
-    client: &Handle,
-    server: &Handle,
+pub fn tcp<'a>(
+    client: impl Into<Place<'a>>,
+    server: impl Into<Place<'a>>,
     address: IpAddr,
     length: usize,
     seed: u64,
 ) -> io::Result<()> {
-    let listener = server
-        .run(|| TcpListener::bind((address, 0)))
-        .unwrap_or_else(|error| panic!("listening on {address} in {}: {error}", server.name()));
+    let (client, server) = (client.into(), server.into());
+    let listener = listen(server, address).unwrap_or_else(|error| {
+        panic!(
+            "listening on {address} in {}: {error}",
+            server.namespace.name()
+        )
+    });
     let target = listener.local_addr()?;
     std::thread::scope(|scope| {
         let sender = scope.spawn(move || {
-            let stream = client.run(|| TcpStream::connect_timeout(&target, CONNECT_LIMIT))?;
+            let stream = connect(client, target)?;
             send(stream, length, seed)
         });
         let receiver = scope.spawn(move || receive(&accept(&listener)?, length, seed));
@@ -44,6 +87,43 @@ pub fn tcp(
         sender.join().expect("the sending thread does not panic")?;
         received
     })
+}
+
+fn listen(place: Place<'_>, address: IpAddr) -> io::Result<TcpListener> {
+    place.namespace.run(|| {
+        let socket = socket(place, address)?;
+        bind(
+            socket.as_raw_fd(),
+            &SockaddrStorage::from(SocketAddr::new(address, 0)),
+        )?;
+        listen_on(&socket, Backlog::new(1)?)?;
+        Ok(TcpListener::from(socket))
+    })
+}
+
+fn connect(place: Place<'_>, target: SocketAddr) -> io::Result<TcpStream> {
+    place.namespace.run(|| {
+        let socket = socket(place, target.ip())?;
+        // The limit of connect(2) as well.
+        let limit = TimeVal::microseconds(CONNECT_LIMIT.as_micros() as i64);
+        setsockopt(&socket, sockopt::SendTimeout, &limit)?;
+        connect_to(socket.as_raw_fd(), &SockaddrStorage::from(target))?;
+        Ok(TcpStream::from(socket))
+    })
+}
+
+/// A TCP socket of the calling thread's namespace, bound to the place's device.
+fn socket(place: Place<'_>, address: IpAddr) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    };
+    let socket = new_socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    if let Some(device) = place.device {
+        setsockopt(&socket, sockopt::BindToDevice, &OsString::from(device))?;
+    }
+    Ok(socket)
 }
 
 fn accept(listener: &TcpListener) -> io::Result<TcpStream> {

@@ -8,6 +8,7 @@ mod build;
 mod command;
 mod demo;
 mod fuzz;
+mod guest;
 mod lint;
 mod setup;
 mod test;
