@@ -168,6 +168,10 @@ pub(crate) fn table(measured: &[Measured]) -> String {
 }
 
 impl Series {
+    pub(crate) const fn new(major: u32, minor: u32) -> Self {
+        Self(major, minor)
+    }
+
     /// The series of a release: `6.1` of `6.1.0-57-amd64`.
     pub(crate) fn of_release(release: &str) -> Self {
         let mut numbers = release.split(|character: char| !character.is_ascii_digit());

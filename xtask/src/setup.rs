@@ -17,10 +17,15 @@ const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
 const BPF_FILE_SYSTEM_MAGIC: i64 = 0xcafe_4a11;
 
 pub(crate) fn run() -> Result<()> {
-    apt::install_programs()?;
+    apt::install_programs(&apt::PROGRAMS)?;
     toolchain::install()?;
     bpf_linker::install()?;
     mount_bpf_file_system()
+}
+
+/// What guests need; large, so that only who runs them installs it.
+pub(crate) fn install_emulator() -> Result<()> {
+    apt::install_programs(&apt::EMULATOR)
 }
 
 pub(crate) fn is_root() -> bool {

@@ -4,6 +4,7 @@
 //! Under CI (`CI=true`) a skipped test counts as failed: a machine that cannot run a tier must not look green.
 
 mod binaries;
+pub(crate) mod matrix;
 mod report;
 
 use std::{env, process::Command, time::Duration, time::Instant};
@@ -14,26 +15,34 @@ use self::{binaries::TestBinary, report::Report};
 use crate::{
     bench,
     budget::{self, Budget},
-    build, command, setup,
+    build, command,
+    guest::archive::Choice,
+    setup,
 };
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Run only this tier (repeatable); default: all
-    #[arg(long = "tier", value_name = "N", value_parser = clap::value_parser!(u8).range(0..=4))]
+    #[arg(long = "tier", value_name = "N", value_parser = clap::value_parser!(u8).range(0..=5))]
     tiers: Vec<u8>,
+    /// Kernel of tier 5: a series like 6.1, or `newest` (repeatable); default: all of the matrix and the running one
+    #[arg(long = "kernel", value_name = "SERIES")]
+    kernels: Vec<Choice>,
     /// Run only tests whose name contains this
     filter: Option<String>,
 }
 
-const TIERS: [&str; 5] = [
+const TIERS: [&str; 6] = [
     "unit and property tests",
     "fuzz corpora",
     "fixtures, kernel against host",
     "network namespaces",
     "verifier budget and benchmark",
+    "the matrix of kernels",
 ];
 
+/// The tier whose tests run in guests.
+const MATRIX: u8 = 5;
 /// The name of the check of costs, which is no test of the harness.
 const BUDGET: &str = "no_program_costs_more_than_stored";
 
@@ -49,7 +58,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let results: Vec<TierResult> = (0..)
         .zip(TIERS)
         .filter(|(tier, _)| arguments.tiers.is_empty() || arguments.tiers.contains(tier))
-        .map(|(tier, title)| run_tier(tier, title, &binaries, arguments.filter.as_deref()))
+        .map(|(tier, title)| run_tier(tier, title, &binaries, arguments))
         .collect::<Result<_>>()?;
     let skips_fail = env::var_os("CI").is_some_and(|value| value == "true");
     if summarise(&results, skips_fail) {
@@ -63,13 +72,18 @@ fn run_tier(
     tier: u8,
     title: &str,
     binaries: &[TestBinary],
-    filter: Option<&str>,
+    arguments: &Arguments,
 ) -> Result<TierResult> {
     eprintln!("\nxtask: tier {tier}: {title}");
     let start = Instant::now();
+    let filter = arguments.filter.as_deref();
     let mut report = Report::default();
-    for binary in binaries.iter().filter(|binary| binary.tier() == tier) {
-        report.run(&binary.to_string(), binary.command(), filter)?;
+    if tier == MATRIX {
+        report = matrix::run(binaries, filter, &arguments.kernels)?;
+    } else {
+        for binary in binaries.iter().filter(|binary| binary.tier() == tier) {
+            report.run(&binary.to_string(), binary.command(), filter)?;
+        }
     }
     if tier == 0 {
         report.run("documentation examples", documentation_examples(), filter)?;

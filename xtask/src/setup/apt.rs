@@ -8,7 +8,7 @@ use super::is_root;
 use crate::command;
 
 /// Programs that tests, demo, bench and the build call, each with its Debian package.
-const PROGRAMS: [(&str, &str); 8] = [
+pub(super) const PROGRAMS: [(&str, &str); 8] = [
     ("bpftool", "bpftool"),
     ("c++", "build-essential"),
     ("cc", "build-essential"),
@@ -19,10 +19,19 @@ const PROGRAMS: [(&str, &str); 8] = [
     ("tcpdump", "tcpdump"),
 ];
 
+/// Programs that boot other kernels, and prepare these.
+pub(super) const EMULATOR: [(&str, &str); 4] = [
+    ("depmod", "kmod"),
+    ("dpkg-deb", "dpkg"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("xz", "xz-utils"),
+];
+
 /// Installs the packages of all missing programs.
-pub(super) fn install_programs() -> Result<()> {
-    let missing: Vec<(&str, &str)> = PROGRAMS
-        .into_iter()
+pub(super) fn install_programs(programs: &[(&str, &str)]) -> Result<()> {
+    let missing: Vec<(&str, &str)> = programs
+        .iter()
+        .copied()
         .filter(|(program, _)| command::find(program).is_none())
         .collect();
     if missing.is_empty() {

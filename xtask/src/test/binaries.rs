@@ -89,6 +89,16 @@ impl TestBinary {
         number.unwrap_or(0)
     }
 
+    /// The name of its source file.
+    pub(super) fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// Where it lies.
+    pub(super) fn executable(&self) -> &Path {
+        &self.executable
+    }
+
     /// Runs the tests as `cargo test` would: in the package's directory.
     pub(super) fn command(&self) -> Command {
         let mut command = command::command(&self.executable);

@@ -15,6 +15,8 @@ const SKIP_MARK: &str = "SKIPPED: ";
 #[derive(Debug, Default)]
 pub(super) struct Report {
     pub(super) passed: usize,
+    /// "binary: test", of the harness and of checks.
+    pub(super) passed_names: Vec<String>,
     /// "binary: test"
     pub(super) failed: Vec<String>,
     /// What the failed tests printed, line by line.
@@ -51,11 +53,25 @@ impl Report {
             output.read(&line);
         }
         let status = child.wait()?;
-        if !status.success() && output.failed.is_empty() {
-            output.failed.push(format!("ended with {status}"));
-        }
-        self.add(name, &output);
+        let how = (!status.success()).then(|| status.to_string());
+        self.add(name, output.ended(how));
         Ok(())
+    }
+
+    /// Adds what a binary printed that ran elsewhere; `failure` says how it ended, if not well.
+    pub(super) fn add_output(&mut self, name: &str, lines: &[String], failure: Option<String>) {
+        let mut output = HarnessOutput::default();
+        lines.iter().for_each(|line| output.read(line));
+        self.add(name, output.ended(failure));
+    }
+
+    /// Adds another report.
+    pub(super) fn extend(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.passed_names.extend(other.passed_names);
+        self.failed.extend(other.failed);
+        self.failures.extend(other.failures);
+        self.skipped.extend(other.skipped);
     }
 
     /// Adds a check that is no test of the harness: `found` is what is wrong, if anything is.
@@ -63,6 +79,7 @@ impl Report {
         if found.is_empty() {
             println!("test {name} ... ok");
             self.passed += 1;
+            self.passed_names.push(name.to_owned());
             return;
         }
         println!("test {name} ... FAILED");
@@ -71,11 +88,15 @@ impl Report {
         self.failures.extend(found.iter().cloned());
     }
 
-    fn add(&mut self, name: &str, output: &HarnessOutput) {
+    fn add(&mut self, name: &str, output: HarnessOutput) {
+        let is_skipped = |test: &String| output.skipped.iter().any(|skip| skip.test == *test);
+        let passed = output.passed_names.iter().filter(|test| !is_skipped(test));
+        self.passed_names
+            .extend(passed.map(|test| format!("{name}: {test}")));
         self.passed += output.passed - output.skipped.iter().filter(|skip| !skip.ignored).count();
         self.failed
             .extend(output.failed.iter().map(|test| format!("{name}: {test}")));
-        self.failures.extend(output.failures.iter().cloned());
+        self.failures.extend(output.failures);
         self.skipped.extend(
             output
                 .skipped
@@ -89,6 +110,7 @@ impl Report {
 #[derive(Debug, Default)]
 struct HarnessOutput {
     passed: usize,
+    passed_names: Vec<String>,
     failed: Vec<String>,
     failures: Vec<String>,
     skipped: Vec<Skip>,
@@ -116,6 +138,16 @@ struct Skip {
 }
 
 impl HarnessOutput {
+    /// The whole output; a binary that failed without saying which test did has failed itself.
+    fn ended(mut self, failure: Option<String>) -> Self {
+        if let Some(how) = failure
+            && self.failed.is_empty()
+        {
+            self.failed.push(format!("ended with {how}"));
+        }
+        self
+    }
+
     fn read(&mut self, line: &str) {
         if line == "successes:" {
             self.part = Part::Successes { test: None };
@@ -154,7 +186,10 @@ impl HarnessOutput {
                     .extend(line.strip_prefix("    ").map(str::to_owned));
             }
             Part::Failures { names: false } => self.failures.push(line.to_owned()),
-            Part::Successes { test: None } => {}
+            Part::Successes { test: None } => {
+                self.passed_names
+                    .extend(line.strip_prefix("    ").map(str::to_owned));
+            }
         }
     }
 
@@ -208,7 +243,7 @@ mod tests {
         let mut read = HarnessOutput::default();
         output.lines().for_each(|line| read.read(line));
         let mut report = Report::default();
-        report.add("suite", &read);
+        report.add("suite", read);
         report
     }
 
@@ -220,6 +255,7 @@ mod tests {
              test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s\n",
         );
         assert_eq!(report.failed, ["suite: b"]);
+        assert_eq!(report.passed_names, ["suite: a"]);
         assert_eq!(report.failures, ["---- b stdout ----", "broken", ""]);
     }
 
@@ -231,6 +267,7 @@ mod tests {
              test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s\n",
         );
         assert_eq!(report.passed, 1);
+        assert_eq!(report.passed_names, ["suite: runs"]);
         assert_eq!(report.skipped, ["suite: needs_root: needs root"]);
         assert!(report.failed.is_empty());
     }
