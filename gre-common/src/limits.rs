@@ -2,6 +2,8 @@
 //!
 //! Used by the maps and by the planner, which refuses what would not fit.
 
+/// Major and minor version of the oldest Linux that gregw runs on, which is also the oldest that its tests run on.
+pub const OLDEST_KERNEL: (u32, u32) = (6, 1);
 /// Interface indexes, from 0.
 pub const INTERFACES: usize = 65_536;
 /// Devices that are underlay or carry ports.

@@ -22,6 +22,7 @@ use crate::error::Error;
 use crate::failure::{ExitCode, Failure};
 use crate::gateway::{Gateway, ROUND_INTERVAL};
 use crate::instance::Instance;
+use crate::kernel;
 use crate::metrics;
 use crate::netlink::{self, Notifications};
 use crate::pace::Pace;
@@ -42,6 +43,7 @@ const EVENTS_AT_ONCE: usize = 1024;
 /// It could not start: the exit code says which kind of reason; nothing is left half-done.
 pub fn run(instance: Instance, file: PathBuf) -> Result<(), Failure> {
     let config = Config::load(&file)?;
+    kernel::check_version()?;
     capability::require()?;
     // The first thing taken is the last one given up: whoever has the lock meets no socket and no map of this daemon.
     let lock = instance.lock_within(DYING)?;

@@ -5,6 +5,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use gre_common::limits::OLDEST_KERNEL;
+
 use crate::failure::{ExitCode, Failure};
 
 /// A result of the daemon's inner parts.
@@ -55,6 +57,33 @@ pub enum Error {
         instance: String,
         /// Its process, as text; "unknown" if it has not written its number yet.
         pid: String,
+    },
+    /// The kernel is older than what gregw is tested on.
+    #[error(
+        "this machine runs Linux {release}, and gregw needs {}.{} or newer: boot a newer kernel",
+        OLDEST_KERNEL.0,
+        OLDEST_KERNEL.1
+    )]
+    OldKernel {
+        /// Its release.
+        release: String,
+    },
+    /// The kernel's verifier does not take a program.
+    #[error(
+        "the verifier of Linux {release} refuses program {program} ({reason}): boot another kernel of those that the manual \
+         lists, and report this with {log}; it ends:\n{last_lines}"
+    )]
+    ProgramRefused {
+        /// The kernel's release.
+        release: String,
+        /// The program.
+        program: &'static str,
+        /// What the system call said.
+        reason: io::Error,
+        /// Where the whole log is, or why it is nowhere.
+        log: String,
+        /// The end of the verifier's log, where it says what it does not like.
+        last_lines: String,
     },
     /// The kernel cannot do what the data plane needs.
     #[error("the kernel lacks {feature}: {help}")]
@@ -121,7 +150,9 @@ impl Error {
         match self {
             Self::MissingCapability { .. } => ExitCode::MissingCapability,
             Self::DeviceBusy { .. } | Self::InstanceBusy { .. } => ExitCode::Busy,
-            Self::MissingKernelFeature { .. } => ExitCode::MissingKernelFeature,
+            Self::OldKernel { .. }
+            | Self::ProgramRefused { .. }
+            | Self::MissingKernelFeature { .. } => ExitCode::MissingKernelFeature,
             Self::TagsTaken { .. }
             | Self::Full { .. }
             | Self::Bpf { .. }

@@ -47,6 +47,11 @@ impl Instance {
         self.file("state.json.new")
     }
 
+    /// What the verifier said when it refused a program; no such file once one has been loaded.
+    pub fn verifier_log(&self) -> PathBuf {
+        self.file("verifier.log")
+    }
+
     /// Held by the running daemon.
     pub fn lock_file(&self) -> PathBuf {
         self.file("lock")

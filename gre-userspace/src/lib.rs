@@ -18,6 +18,7 @@ mod host_stack;
 mod id_pool;
 pub mod instance;
 mod inventory;
+pub mod kernel;
 pub mod liveness;
 pub mod metrics;
 pub mod neighbour;

@@ -14,6 +14,7 @@ use gre_userspace::client::Client;
 use gre_userspace::config::{Config, Diagnostics, LoadError, Source};
 use gre_userspace::daemon;
 use gre_userspace::failure::{ExitCode, Failure};
+use gre_userspace::kernel;
 use gre_userspace::report::{
     Change, Device, DropCounter, Neighbour, Network, Peering, Port, Route, Tunnel,
 };
@@ -74,8 +75,12 @@ fn run(options: &Options, file: &Path) -> Result<(), Failure> {
     })
 }
 
-/// Standard output gets the list of mistakes as JSON, or what the file holds in words.
+/// Standard output gets the list of mistakes as JSON, or what the file holds in words. The file may be for another
+/// machine, so that this one's kernel is worth a warning only.
 fn check(options: &Options, file: &Path) -> Result<process::ExitCode, Failure> {
+    if let Err(error) = kernel::check_version() {
+        tracing::warn!("{error}");
+    }
     match Config::load(file) {
         Ok(_) if options.json => print("[]\n")?,
         Ok(config) => print(&contents(&config))?,

@@ -6,6 +6,7 @@
 
 pub mod both_sides;
 pub mod bpf;
+pub mod broken_program;
 pub mod configuration;
 pub mod fixture;
 pub mod frames;

@@ -93,18 +93,31 @@ impl End {
         self.attach(Attachment::xdp_pass)
     }
 
-    /// Puts the station at this end on a VLAN, without the 8021q module: everything it sends is tagged, and only frames
-    /// with this tag reach it.
+    /// Puts the station at this end on a VLAN: everything it sends is tagged, and only frames with this tag reach it.
+    /// That is done by a VLAN device of the kernel, which takes the name over, or by programs where the kernel has none.
     ///
     /// # Panics
-    /// If the programs cannot be attached.
-    pub fn join_vlan(&self, vlan: u16) -> [Attachment; 2] {
+    /// If the kernel refuses the device or the programs.
+    pub fn join_vlan(&self, vlan: u16) -> Vec<Attachment> {
+        let device = &self.device;
         self.namespace
-            .sh(&format!("ethtool -K {} txvlan off", self.device));
-        [
-            self.attach(|index| Attachment::vlan_push(index, vlan)),
-            self.attach(|index| Attachment::vlan_pop(index, vlan)),
-        ]
+            .sh(&format!("ethtool -K {device} txvlan off"));
+        if !are_vlans_possible() {
+            return vec![
+                self.attach(|index| Attachment::vlan_push(index, vlan)),
+                self.attach(|index| Attachment::vlan_pop(index, vlan)),
+            ];
+        }
+        for step in [
+            format!("set dev {device} down"),
+            format!("set dev {device} name {device}-trunk"),
+            format!("set dev {device}-trunk up"),
+            format!("add link {device}-trunk name {device} type vlan id {vlan}"),
+            format!("set dev {device} up"),
+        ] {
+            self.namespace.sh(&format!("ip link {step}"));
+        }
+        Vec::new()
     }
 
     fn attach(&self, program: impl FnOnce(u32) -> io::Result<Attachment> + Send) -> Attachment {
@@ -119,6 +132,16 @@ impl End {
                 )
             })
     }
+}
+
+/// Whether the kernel has VLAN devices.
+fn are_vlans_possible() -> bool {
+    let namespace = Namespace::new("probe");
+    namespace.sh("ip link add trunk type veth peer name other");
+    namespace
+        .try_sh("ip link add link trunk name vlan type vlan id 1")
+        .status
+        .success()
 }
 
 /// A veth pair between two namespaces, both ends up.

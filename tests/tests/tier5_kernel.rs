@@ -2,14 +2,16 @@
 //! and in a guest for each kernel of the matrix.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
+use gre_tests::broken_program::{self, OBJECTION};
 use gre_tests::can_use_namespaces;
 use gre_tests::configuration as toml;
-use gre_tests::gateway::Gateway;
+use gre_tests::gateway::{Gateway, describe, left_by};
 use gre_tests::gre::Tunnel;
 use gre_tests::kernel_site::{self, Sites, VrfSites};
-use gre_tests::netns::{Handle, Namespace};
+use gre_tests::netns::{Handle, Namespace, unique_name};
 use gre_tests::scenario::{
     NETWORK, Office, PORT, TUNNEL, branch_address, machine_address, router_address,
 };
@@ -17,6 +19,8 @@ use gre_tests::stream::{self, Stream};
 use gre_tests::topology::{Machine, Segment, Underlay};
 use gre_tests::transfer::{self, Place};
 use gre_tests::wait;
+use gre_userspace::kernel;
+use gre_userspace::object::GATEWAY;
 
 const SPACE: [&str; 2] = ["10.10.30.0/24", "fd00:10:30::/48"];
 const ROUTERS: [&str; 2] = ["10.10.30.1/25", "fd00:10:30::1/64"];
@@ -321,6 +325,43 @@ fn restart_and_sigkill_lose_no_packet_and_detach_leaves_nothing() {
         let link = office.namespace.sh(&format!("ip link show dev {device}"));
         assert!(!link.contains("prog/xdp"), "{link}");
     }
+}
+
+/// The program of this gregw is no kernel's liking, so that it shows what a user is told by one that refuses ours.
+#[test]
+fn a_refusal_by_the_verifier_tells_kernel_program_and_reason_and_where_the_log_is() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let namespace = Namespace::new("gateway");
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let [program, file] = ["gregw", "gregw.toml"].map(|name| directory.path().join(name));
+    broken_program::write_gateway(&program);
+    std::fs::write(&file, toml::gateway()).expect("the directory is writable");
+    let instance = unique_name("refused");
+    let gregw = |arguments: &[&str]| {
+        let mut command = namespace.command(&program);
+        command.args(["--instance", &instance]).args(arguments);
+        command.output().expect("the copy can be run")
+    };
+    let refused = gregw(&["run", "-c", &file.to_string_lossy()]);
+    let message = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(6), "{message}");
+    let log = format!("/run/gregw/{instance}.verifier.log");
+    let release = kernel::release().expect("a kernel");
+    for part in [&release, GATEWAY, OBJECTION, &log] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    let whole = std::fs::read_to_string(&log).expect("the log is there");
+    assert!(whole.contains(OBJECTION), "{whole}");
+    let left: Vec<_> = left_by(std::process::id())
+        .into_iter()
+        .filter(|path| path.to_string_lossy().contains(&instance))
+        .collect();
+    assert_eq!(left, [Path::new(&log)]);
+    let detached = gregw(&["detach"]);
+    assert!(detached.status.success(), "{}", describe(&detached));
+    assert!(!Path::new(&log).exists(), "detaching removes it");
 }
 
 fn with_options(

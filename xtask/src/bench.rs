@@ -14,8 +14,11 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    budget::{self, Budget, Measured},
-    build, command, setup,
+    budget::{self, Budget, Measured, Place},
+    build, command,
+    guest::archive::Choice,
+    setup,
+    test::matrix,
 };
 
 /// What fills large tables.
@@ -30,6 +33,9 @@ pub(crate) struct Arguments {
     /// Store these figures there instead
     #[arg(long, requires = "check")]
     save: bool,
+    /// In a guest with this kernel, not here: a series like 6.1, or `newest` (repeatable)
+    #[arg(long = "kernel", value_name = "SERIES", requires = "check")]
+    kernels: Vec<Choice>,
     /// Options of the benchmark; `--help` lists them
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     options: Vec<OsString>,
@@ -49,7 +55,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         );
     }
     if arguments.check {
-        return check(&program, arguments.save);
+        return check(&program, arguments);
     }
     let error = command::command(&program).args(&arguments.options).exec();
     Err(error).with_context(|| format!("cannot run {}", program.display()))
@@ -73,15 +79,22 @@ fn build_benchmark(optimised: bool) -> Result<PathBuf> {
     Ok(build::target_directory()?.join(profile).join("gre-bench"))
 }
 
-fn check(program: &Path, save: bool) -> Result<()> {
-    let measured = measure_costs(program)?;
-    print!("{}", budget::table(std::slice::from_ref(&measured)));
+fn check(program: &Path, arguments: &Arguments) -> Result<()> {
+    let (measured, place) = if arguments.kernels.is_empty() {
+        (vec![measure_costs(program)?], Place::Here)
+    } else {
+        (matrix::measure_costs(&arguments.kernels)?, Place::Guest)
+    };
+    print!("{}", budget::table(&measured));
     let mut budget = Budget::stored()?;
-    if save {
-        budget.set(&measured);
+    if arguments.save {
+        measured.iter().for_each(|measured| budget.set(measured));
         return budget.save();
     }
-    let exceeded = budget.exceeded(&measured, false);
+    let exceeded: Vec<String> = measured
+        .iter()
+        .flat_map(|measured| budget.exceeded(measured, place))
+        .collect();
     if exceeded.is_empty() {
         return Ok(());
     }

@@ -34,7 +34,7 @@ enum Task {
     Setup,
     /// Build the XDP program and the `gregw` binary that embeds it
     Build(build::Arguments),
-    /// Build and run the test tiers 0 to 4
+    /// Build and run the tests of tiers 0 to 5
     Test(test::Arguments),
     /// Build, then show the main job in network namespaces: tunnels, VLAN, peering, isolation, counters
     Demo,

@@ -14,7 +14,7 @@ use anyhow::{Result, bail};
 use self::{binaries::TestBinary, report::Report};
 use crate::{
     bench,
-    budget::{self, Budget},
+    budget::{self, Budget, Place},
     build, command,
     guest::archive::Choice,
     setup,
@@ -113,7 +113,7 @@ fn check_budget(report: &mut Report) -> Result<()> {
     let found = match bench::measure_costs(&program) {
         Ok(measured) => {
             print!("\n{}", budget::table(std::slice::from_ref(&measured)));
-            Budget::stored()?.exceeded(&measured, false)
+            Budget::stored()?.exceeded(&measured, Place::Here)
         }
         Err(error) => vec![format!("{error:#}")],
     };

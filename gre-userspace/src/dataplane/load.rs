@@ -1,43 +1,31 @@
 //! Puts the embedded XDP program and fresh maps into the kernel, attached to nothing.
 
-use std::path::PathBuf;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use aya::maps::{MapError, ProgramArray};
 use aya::programs::{ProgramError, Xdp};
-use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfError, EbpfLoader};
 
 use gre_common::limits;
 
 use crate::error::{Error, Result};
 use crate::fib::GracePeriod;
+use crate::kernel;
 use crate::object::{GATEWAY, OBJECT, RESOLVER};
 
 /// All programs of the object.
 pub(super) const PROGRAMS: [&str; 2] = [GATEWAY, RESOLVER];
 
-/// Lines of the verifier's log that a message quotes.
-const VERIFIER_LINES: usize = 8;
+/// Lines of the verifier's log that a message quotes: what it objects to, and the instructions before.
+const VERIFIER_LINES: usize = 12;
 
-/// The features that the program and its attachment need, by the kernel that brought them.
-const FEATURES: [(u8, u8, &str); 4] = [
-    (5, 9, "XDP links (Linux 5.9)"),
-    (5, 12, "atomic BPF instructions (Linux 5.12)"),
-    (5, 18, "XDP for frames in fragments (Linux 5.18)"),
-    // Commit c8644cd0efe7. The daemon gives CAP_BPF up, and many distributions set kernel.unprivileged_bpf_disabled.
-    (
-        5,
-        19,
-        "access to open BPF maps without CAP_BPF (Linux 5.19)",
-    ),
-];
-
-/// Makes sure that the kernel has what the data plane needs, as far as that can be told beforehand.
+/// Makes sure that the daemon can wait until no CPU reads what it has replaced.
 ///
 /// # Errors
 /// [`Error::MissingKernelFeature`].
-pub(super) fn check_kernel(grace: &mut impl GracePeriod) -> Result<()> {
-    check_version()?;
+pub(super) fn check_grace_period(grace: &mut impl GracePeriod) -> Result<()> {
     grace.wait().map_err(|source| Error::MissingKernelFeature {
         feature: "waiting for all CPUs by membarrier(2), MEMBARRIER_CMD_GLOBAL".to_owned(),
         help: "boot without `nohz_full`, which rules it out, on a kernel with CONFIG_MEMBARRIER",
@@ -46,19 +34,22 @@ pub(super) fn check_kernel(grace: &mut impl GracePeriod) -> Result<()> {
 }
 
 /// Loads the object; the programs pass the verifier here. `shared` are pinned maps, by name, that are used as they are;
-/// all others are fresh.
+/// all others are fresh. What the verifier says of a program that it refuses is written to `log`.
 ///
 /// # Errors
-/// [`Error::MissingKernelFeature`] where a kind of map is missing, [`Error::Bpf`] with the verifier's words otherwise.
-pub(super) fn load(shared: &[(&'static str, PathBuf)]) -> Result<Ebpf> {
+/// [`Error::MissingKernelFeature`] where a kind of map is missing, [`Error::ProgramRefused`] by the verifier.
+pub(super) fn load(shared: &[(&'static str, PathBuf)], log: &Path) -> Result<Ebpf> {
     let mut loader = EbpfLoader::new();
     for (name, path) in shared {
         loader.map_pin_path(name, path.as_path());
     }
     let mut ebpf = loader.load(OBJECT).map_err(without_feature)?;
     for name in PROGRAMS {
-        program(&mut ebpf, name)?.load().map_err(refused)?;
+        program(&mut ebpf, name)?
+            .load()
+            .map_err(|error| refused(name, error, log))?;
     }
+    remove_log(log)?;
     link_resolver(&mut ebpf)?;
     Ok(ebpf)
 }
@@ -94,19 +85,14 @@ fn link_resolver(ebpf: &mut Ebpf) -> Result<()> {
         .map_err(fail)
 }
 
-fn check_version() -> Result<()> {
-    let running = KernelVersion::current()
-        .map_err(|source| Error::bpf("find out the kernel's version", source))?;
-    for (major, minor, feature) in FEATURES {
-        if running < KernelVersion::new(major, minor, 0) {
-            return Err(Error::MissingKernelFeature {
-                feature: feature.to_owned(),
-                help: "boot a newer kernel",
-                source: None,
-            });
+/// One of an earlier refusal.
+fn remove_log(log: &Path) -> Result<()> {
+    match fs::remove_file(log) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(Error::file("remove", log, source))
         }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn without_feature(source: EbpfError) -> Error {
@@ -125,30 +111,40 @@ fn is_unsupported(error: &EbpfError) -> bool {
         if matches!(io_error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP)))
 }
 
-/// The verifier's words fill many screens; the last ones say what it did not like.
-fn refused(error: ProgramError) -> Error {
-    let ProgramError::LoadError {
-        io_error,
-        verifier_log,
-    } = error
-    else {
-        return Error::bpf("load the XDP program", error);
-    };
-    let log = verifier_log.to_string();
-    tracing::debug!("the verifier says:\n{log}");
-    let lines: Vec<&str> = log.trim_end().lines().collect();
-    let last = lines[lines.len().saturating_sub(VERIFIER_LINES)..].join("\n");
-    Error::bpf("load the XDP program", Refused { io_error, last })
+/// An error without a log is not the verifier's.
+fn refused(program: &'static str, error: ProgramError, log: &Path) -> Error {
+    match error {
+        ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } if !verifier_log.to_string().is_empty() => {
+            refused_by_verifier(program, io_error, &verifier_log.to_string(), log)
+        }
+        error => Error::bpf(format!("load program {program}"), error),
+    }
 }
 
-/// The kernel has not taken the program.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the verifier refuses it ({io_error}), GREGW_LOG=debug shows all it says; the last lines are:\n{last}"
-)]
-struct Refused {
-    io_error: std::io::Error,
-    last: String,
+/// The verifier's words fill many screens; the last ones say what it did not like.
+fn refused_by_verifier(program: &'static str, reason: io::Error, text: &str, log: &Path) -> Error {
+    let written = match fs::write(log, text) {
+        Ok(()) => format!("its whole log, {}", log.display()),
+        Err(error) => format!(
+            "these lines (its whole log cannot be written to {}: {error})",
+            log.display()
+        ),
+    };
+    Error::ProgramRefused {
+        release: kernel::release().unwrap_or_else(|_| "(unknown)".to_owned()),
+        program,
+        reason,
+        log: written,
+        last_lines: last_lines(text),
+    }
+}
+
+fn last_lines(text: &str) -> String {
+    let lines: Vec<&str> = text.trim_end().lines().collect();
+    lines[lines.len().saturating_sub(VERIFIER_LINES)..].join("\n")
 }
 
 #[cfg(test)]
@@ -160,17 +156,52 @@ mod tests {
     struct Refusing;
 
     impl GracePeriod for Refusing {
-        fn wait(&mut self) -> std::io::Result<()> {
-            Err(std::io::Error::from_raw_os_error(libc::EINVAL))
+        fn wait(&mut self) -> io::Result<()> {
+            Err(io::Error::from_raw_os_error(libc::EINVAL))
         }
     }
 
     #[test]
     fn a_kernel_without_grace_periods_is_refused_by_name_before_anything_is_made() {
-        let refusal = check_kernel(&mut Refusing).expect_err("no grace periods");
+        let refusal = check_grace_period(&mut Refusing).expect_err("no grace periods");
         assert_eq!(refusal.exit_code(), ExitCode::MissingKernelFeature);
         let text = refusal.to_string();
         assert!(text.contains("MEMBARRIER_CMD_GLOBAL"), "{text}");
         assert!(text.contains("nohz_full"), "{text}");
+    }
+
+    fn refusal(text: &str, log: &Path) -> Error {
+        let reason = io::Error::from_raw_os_error(libc::EACCES);
+        refused_by_verifier(GATEWAY, reason, text, log)
+    }
+
+    #[test]
+    fn a_refusal_quotes_the_end_of_the_verifiers_log_and_says_where_all_of_it_is() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let log = directory.path().join("verifier.log");
+        let text: String = (1..=40).map(|line| format!("line {line}\n")).collect();
+        let refusal = refusal(&text, &log);
+        assert_eq!(refusal.exit_code(), ExitCode::MissingKernelFeature);
+        let message = refusal.to_string();
+        for part in [
+            &kernel::release().expect("a kernel"),
+            GATEWAY,
+            "Permission denied",
+            "line 40",
+            &log.display().to_string(),
+        ] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+        assert!(!message.contains("line 20"), "{message}");
+        assert_eq!(fs::read_to_string(&log).expect("it is written"), text);
+        remove_log(&log).expect("it goes with the next success");
+        remove_log(&log).expect("nothing to remove is no mistake");
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_written_does_not_hide_the_refusal() {
+        let message = refusal("R2 !read_ok", Path::new("/nonexistent/verifier.log")).to_string();
+        assert!(message.contains("R2 !read_ok"), "{message}");
+        assert!(message.contains("cannot be written"), "{message}");
     }
 }

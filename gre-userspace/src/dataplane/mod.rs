@@ -62,10 +62,10 @@ impl DataPlane {
         devices: &[Link],
         same_ids: bool,
     ) -> Result<(Self, Streams, Vec<NeighbourEntry>)> {
-        load::check_kernel(&mut KernelGracePeriod)?;
+        load::check_grace_period(&mut KernelGracePeriod)?;
         let pins = Pins::new(instance);
         pins.create()?;
-        Self::load_at(pins.clone(), devices, same_ids).inspect_err(|_| {
+        Self::load_at(pins.clone(), instance, devices, same_ids).inspect_err(|_| {
             // What has failed is told; the next start clears up what is left.
             let _ = pins.discard_staged();
             pins.remove_empty();
@@ -74,6 +74,7 @@ impl DataPlane {
 
     fn load_at(
         pins: Pins,
+        instance: &Instance,
         devices: &[Link],
         same_ids: bool,
     ) -> Result<(Self, Streams, Vec<NeighbourEntry>)> {
@@ -88,7 +89,7 @@ impl DataPlane {
         } else {
             Vec::new()
         };
-        let mut ebpf = load::load(&shared)?;
+        let mut ebpf = load::load(&shared, &instance.verifier_log())?;
         pins.stage_maps(&ebpf)?;
         let (maps, fib) = Maps::take(&mut ebpf)?;
         let fib = Fib::new(fib, KernelGracePeriod).map_err(fib_error)?;
@@ -234,7 +235,13 @@ pub fn remove_leftovers(instance: &Instance, lock: InstanceLock) -> Result<bool>
     let links = pins.pinned_links()?;
     pins.remove()?;
     drop(links);
-    for path in [instance.socket(), instance.state(), instance.next_state()] {
+    let files = [
+        instance.socket(),
+        instance.state(),
+        instance.next_state(),
+        instance.verifier_log(),
+    ];
+    for path in files {
         match std::fs::remove_file(&path) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
                 return Err(Error::file("remove", path, source));

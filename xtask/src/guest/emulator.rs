@@ -71,7 +71,7 @@ pub(super) fn run(
     qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(image);
     qemu.args([
         "-append",
-        "console=ttyS0 quiet panic=-1 mitigations=off net.ifnames=0",
+        "console=ttyS0 panic=-1 mitigations=off net.ifnames=0 fb_tunnels=none",
     ]);
     qemu.arg("-serial")
         .arg(format!("file:{}", console.display()));
@@ -79,7 +79,7 @@ pub(super) fn run(
         "-device",
         "virtio-serial-pci",
         "-chardev",
-        "stdio,id=report,signal=off",
+        "file,id=report,path=/dev/stdout",
     ]);
     qemu.args(["-device", "virtserialport,chardev=report,name=report"]);
     for (number, card) in ["card0", "card1"].into_iter().enumerate() {

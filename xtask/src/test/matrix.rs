@@ -11,11 +11,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use gre_common::limits::OLDEST_KERNEL;
 use nix::sys::utsname::uname;
 
 use super::{binaries::TestBinary, report::Report};
 use crate::{
-    budget::{self, Budget, Measured, Series},
+    budget::{self, Budget, Measured, Place, Series},
     build,
     guest::{
         Job, News, Programs,
@@ -27,8 +28,8 @@ use crate::{
 /// The kernels of each run beside the one that runs here: of Debian 12, of Debian 13, of this year's long-term series, and
 /// the newest. The first is too old: it shows the refusal.
 const KERNELS: [&str; 5] = ["5.10", "6.1", "6.12", "6.18", "newest"];
-/// The oldest that gregw runs on; `gre-userspace` holds the same number, and a test that both agree.
-const OLDEST: Series = Series::new(6, 1);
+/// The oldest that gregw runs on.
+const OLDEST: Series = Series::new(OLDEST_KERNEL.0, OLDEST_KERNEL.1);
 /// Guests at once.
 const GUESTS: usize = 2;
 
@@ -302,7 +303,7 @@ impl Outcome {
         }
         let measured = Measured::parse(&lines.concat())?;
         self.report
-            .check(&name, &Budget::stored()?.exceeded(&measured, true));
+            .check(&name, &Budget::stored()?.exceeded(&measured, Place::Guest));
         self.measured = Some(measured);
         Ok(())
     }
