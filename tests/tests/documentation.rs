@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use gre_common::limits::OLDEST_KERNEL;
 use gre_common::verdict::DropReason;
 use gre_userspace::config::Config;
 
@@ -63,6 +64,18 @@ fn configurations_in_the_manuals_are_valid() {
         }
     }
     assert!(found > 0, "no configuration was found");
+}
+
+#[test]
+fn the_manuals_name_the_oldest_kernel() {
+    let (major, minor) = OLDEST_KERNEL;
+    for document in ["README.md", "docs/operation.md"] {
+        let text = read(&workspace().join(document));
+        assert!(
+            text.contains(&format!("Linux {major}.{minor} or newer")),
+            "{document}"
+        );
+    }
 }
 
 /// All documents for users and developers.

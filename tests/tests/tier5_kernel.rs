@@ -70,7 +70,7 @@ fn sites_with_every_option_reach_hosts_in_all_four_pairs_of_families() {
             .flat_map(|outer| OPTIONS.map(|options| (outer, options))),
     ) {
         let tunnel = with_options(
-            underlay.tunnel_from(outer_ipv6, 10 + number),
+            &underlay.tunnel_from(outer_ipv6, 10 + number),
             options,
             1000 + u32::from(number),
         );
@@ -365,7 +365,7 @@ fn a_refusal_by_the_verifier_tells_kernel_program_and_reason_and_where_the_log_i
 }
 
 fn with_options(
-    tunnel: Tunnel,
+    tunnel: &Tunnel,
     (checksum, key, sequence): (bool, bool, bool),
     number: u32,
 ) -> Tunnel {
@@ -375,7 +375,7 @@ fn with_options(
         transmit_key: key.then_some(number),
         // Keys of the two directions differ.
         receive_key: key.then_some(number + 1000),
-        ..tunnel
+        ..tunnel.clone()
     }
 }
 

@@ -30,7 +30,7 @@ const MIRROR: &str = "GREGW_DEBIAN_MIRROR";
 const LIST_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// A kernel in the cache.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Kernel {
     /// `6.1.0-57-amd64`
     pub(crate) release: String,
@@ -106,10 +106,17 @@ impl Archive {
         if let Some(kernel) = self.cached(newest) {
             return Ok(kernel);
         }
-        let fetched = self.fetch(newest);
-        // An older one of the series is as good for most purposes.
-        let older = || releases.iter().find_map(|release| self.cached(release));
-        fetched.or_else(|error| older().ok_or(error))
+        self.fetch(newest).or_else(|error| {
+            // An older one of its series is as good for most purposes.
+            let series = Series::of_release(newest);
+            let mut older = releases
+                .iter()
+                .filter(|release| Series::of_release(release) == series);
+            let kernel = older.find_map(|release| self.cached(release));
+            kernel
+                .inspect(|kernel| eprintln!("xtask: {error:#}; taking {}", kernel.release))
+                .ok_or(error)
+        })
     }
 
     fn cached(&self, release: &str) -> Option<Kernel> {
@@ -120,41 +127,30 @@ impl Archive {
         })
     }
 
+    /// Fetches into a directory of its own, so that the cache never holds half a kernel, whoever else fetches it.
     fn fetch(&self, release: &str) -> Result<Kernel> {
-        let partial = self.cache.join(format!("{release}.partial"));
-        if partial.exists() {
-            fs::remove_dir_all(&partial)?;
-        }
-        fs::create_dir_all(&partial)?;
-        let packages = ["image", "binary", "modules"].map(|part| format!("linux-{part}-{release}"));
-        let packages = packages
-            .iter()
-            .filter(|package| self.packages.contains(*package));
+        let directory = tempfile::Builder::new()
+            .prefix("fetching-")
+            .tempdir_in(&self.cache)?;
+        let names = ["image", "binary", "modules"].map(|part| format!("linux-{part}-{release}"));
+        let packages = names.iter().filter(|name| self.packages.contains(*name));
         let mut download = apt(&self.cache, "apt-get");
         download
             .arg("download")
             .args(packages)
-            .current_dir(&partial);
+            .current_dir(directory.path());
         command::run(&mut download)?;
-        let unpacked = partial.join("unpacked");
-        for entry in fs::read_dir(&partial)? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "deb") {
-                command::run_quietly(
-                    command::command("dpkg-deb")
-                        .arg("-x")
-                        .arg(&path)
-                        .arg(&unpacked),
-                )?;
-                fs::remove_file(&path)?;
-            }
-        }
-        keep(&unpacked, &partial, release)
+        let unpacked = directory.path().join("unpacked");
+        unpack(directory.path(), &unpacked)?;
+        let kernel = directory.path().join("kernel");
+        keep(&unpacked, &kernel, release)
             .with_context(|| format!("the package of kernel {release} is not as it should be"))?;
-        fs::remove_dir_all(&unpacked)?;
-        fs::rename(&partial, self.cache.join(release))?;
+        if let Err(error) = fs::rename(&kernel, self.cache.join(release)) {
+            // Somebody else may have been quicker.
+            return self.cached(release).ok_or_else(|| error.into());
+        }
         self.cached(release)
-            .context("the kernel was there just now")
+            .with_context(|| format!("kernel {release} has gone from the cache"))
     }
 }
 
@@ -187,8 +183,21 @@ impl std::str::FromStr for Choice {
     }
 }
 
-/// Takes image and modules out of the unpacked packages.
-fn keep(unpacked: &Path, partial: &Path, release: &str) -> Result<()> {
+/// Unpacks all packages of a directory.
+fn unpack(packages: &Path, unpacked: &Path) -> Result<()> {
+    for entry in fs::read_dir(packages)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            let mut unpack = command::command("dpkg-deb");
+            command::run_quietly(unpack.arg("-x").arg(&path).arg(unpacked))?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes image and modules out of the unpacked packages into a new directory.
+fn keep(unpacked: &Path, kernel: &Path, release: &str) -> Result<()> {
+    fs::create_dir(kernel)?;
     let in_usr = unpacked.join("usr/lib/modules").join(release);
     let base = if in_usr.exists() {
         unpacked.join("usr")
@@ -203,8 +212,8 @@ fn keep(unpacked: &Path, partial: &Path, release: &str) -> Result<()> {
         .iter()
         .find(|path| path.exists())
         .context("it holds no vmlinuz")?;
-    fs::rename(image, partial.join("vmlinuz"))?;
-    modules::select(&base, release, &partial.join("root"))
+    fs::rename(image, kernel.join("vmlinuz"))?;
+    modules::select(&base, release, &kernel.join("root"))
 }
 
 /// The release in the name of a package with an ordinary kernel: none for the cloud, and no real-time one.

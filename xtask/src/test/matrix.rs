@@ -166,9 +166,11 @@ fn available(chosen: &[Choice], report: &mut Report) -> Result<Vec<Kernel>> {
     }
     setup::install_emulator()?;
     let archive = Archive::open()?;
-    let mut kernels = Vec::new();
+    let mut kernels: Vec<Kernel> = Vec::new();
     for choice in chosen {
         match archive.kernel(choice) {
+            // The newest may be one of the others.
+            Ok(kernel) if kernels.contains(&kernel) => {}
             Ok(kernel) => kernels.push(kernel),
             Err(error) => report.skipped.push(format!("kernel {choice}: {error:#}")),
         }
@@ -366,4 +368,35 @@ fn claims(outcomes: &[Outcome]) -> String {
 fn list(choices: &[Choice]) -> String {
     let names: Vec<String> = choices.iter().map(Choice::to_string).collect();
     names.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The first column of the manual's table of kernels.
+    fn promised() -> Vec<String> {
+        let manual = gre_build::workspace().join("docs/operation.md");
+        let manual = std::fs::read_to_string(manual).expect("the manual can be read");
+        let (_, table) = manual
+            .split_once("| Linux | shipped by | tested since |\n| --- | --- | --- |\n")
+            .expect("the manual has a table of kernels");
+        let rows = table.lines().map_while(|line| line.strip_prefix("| "));
+        rows.filter_map(|row| Some(row.split_once(" |")?.0.to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn the_manual_promises_the_kernels_of_the_matrix() {
+        let tested = KERNELS.into_iter().filter(|name| {
+            name.parse::<Series>()
+                .map_or(true, |series| series >= OLDEST)
+        });
+        assert_eq!(promised(), tested.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_oldest_kernel_is_in_the_matrix() {
+        assert!(KERNELS.contains(&OLDEST.to_string().as_str()));
+    }
 }
