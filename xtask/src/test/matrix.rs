@@ -12,7 +12,6 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use gre_common::limits::OLDEST_KERNEL;
-use nix::sys::utsname::uname;
 
 use super::{binaries::TestBinary, report::Report};
 use crate::{
@@ -48,8 +47,8 @@ const BUDGET: &str = "no_program_costs_more_than_stored";
 
 /// What a kernel's tests found.
 struct Outcome {
-    /// The kernel's release.
-    kernel: String,
+    /// The kernel, as the table of claims names it.
+    name: String,
     report: Report,
     measured: Option<Measured>,
 }
@@ -155,7 +154,7 @@ fn in_guests(
     let mut outcomes = outcomes
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner);
-    outcomes.sort_by_key(|outcome| Series::of_release(&outcome.kernel));
+    outcomes.sort_by_key(|outcome| Series::of_release(&outcome.name));
     Ok(outcomes)
 }
 
@@ -250,9 +249,9 @@ fn cost_job() -> Job {
 
 /// Boots one kernel and reads what its jobs print. A guest that ends early has failed, and the others go on.
 fn in_guest(programs: &Programs, kernel: &Kernel, jobs: &[Job]) -> Result<Outcome> {
-    let series = Series::of_release(&kernel.release);
+    let series = Series::of_release(&kernel.release).to_string();
     let mut outcome = Outcome {
-        kernel: kernel.release.clone(),
+        name: series.clone(),
         report: Report::default(),
         measured: None,
     };
@@ -298,7 +297,7 @@ fn in_guest(programs: &Programs, kernel: &Kernel, jobs: &[Job]) -> Result<Outcom
 
 impl Outcome {
     fn check_costs(&mut self, lines: &[String], is_measured: bool) -> Result<()> {
-        let name = format!("{} {BUDGET}", Series::of_release(&self.kernel));
+        let name = format!("{}: {BUDGET}", self.name);
         if !is_measured {
             self.report.check(&name, lines);
             return Ok(());
@@ -319,9 +318,8 @@ fn here(binaries: &[TestBinary], filter: Option<&str>) -> Result<Outcome> {
         .find(|binary| binary.target() == KERNEL_TESTS);
     let binary = binary.with_context(|| format!("there is no test binary {KERNEL_TESTS}"))?;
     report.run(&format!("here {KERNEL_TESTS}"), binary.command(), filter)?;
-    let kernel = uname().map(|names| names.release().to_string_lossy().into_owned())?;
     Ok(Outcome {
-        kernel: format!("{kernel} (here)"),
+        name: "here".to_owned(),
         report,
         // Tier 4 judges the costs.
         measured: None,
@@ -339,14 +337,14 @@ fn claims(outcomes: &[Outcome]) -> String {
         let cells = report.passed_names.iter().map(|name| (name.as_str(), "ok"));
         let cells = cells.chain(report.failed.iter().map(|name| (name.as_str(), "FAILED")));
         for (name, cell) in cells.chain(skipped.map(|name| (name, "skipped"))) {
-            let claim = name.rsplit([' ', ':']).next().unwrap_or(name);
+            let claim = name.rsplit(": ").next().unwrap_or(name);
             rows.entry(claim)
                 .or_insert_with(|| vec!["-"; outcomes.len()])[column] = cell;
         }
     }
     let kernels: Vec<&str> = outcomes
         .iter()
-        .map(|outcome| outcome.kernel.as_str())
+        .map(|outcome| outcome.name.as_str())
         .collect();
     let width = rows
         .keys()
