@@ -13,6 +13,8 @@ use crate::gateway;
 
 /// `r0 = *(u64 *)(r2 + 0)`; only register 1 holds anything when a program begins.
 const INSTRUCTION: [u8; 8] = [0x79, 0x20, 0, 0, 0, 0, 0, 0];
+/// What every verifier says of it in the end.
+pub const OBJECTION: &str = "R2 !read_ok";
 
 /// Writes the copy.
 ///

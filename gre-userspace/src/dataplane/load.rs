@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::{MapError, ProgramArray};
 use aya::programs::{ProgramError, Xdp};
-use aya::{Ebpf, EbpfError, EbpfLoader};
+use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 
 use gre_common::limits;
 
@@ -40,6 +40,8 @@ pub(super) fn check_grace_period(grace: &mut impl GracePeriod) -> Result<()> {
 /// [`Error::MissingKernelFeature`] where a kind of map is missing, [`Error::ProgramRefused`] by the verifier.
 pub(super) fn load(shared: &[(&'static str, PathBuf)], log: &Path) -> Result<Ebpf> {
     let mut loader = EbpfLoader::new();
+    // Statistics would stand behind the verifier's objection: many lines, from Linux 7.2 on.
+    loader.verifier_log_level(VerifierLogLevel::DEBUG);
     for (name, path) in shared {
         loader.map_pin_path(name, path.as_path());
     }
