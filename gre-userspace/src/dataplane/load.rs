@@ -18,8 +18,8 @@ use crate::object::{GATEWAY, OBJECT, RESOLVER};
 /// All programs of the object.
 pub(super) const PROGRAMS: [&str; 2] = [GATEWAY, RESOLVER];
 
-/// Lines of the verifier's log that a message quotes: what it objects to, and the instructions before.
-const VERIFIER_LINES: usize = 12;
+/// Lines of the verifier's log that a message quotes: what it objects to, which new ones explain at length.
+const VERIFIER_LINES: usize = 32;
 
 /// Makes sure that the daemon can wait until no CPU reads what it has replaced.
 ///
@@ -181,7 +181,7 @@ mod tests {
     fn a_refusal_quotes_the_end_of_the_verifiers_log_and_says_where_all_of_it_is() {
         let directory = tempfile::tempdir().expect("a directory");
         let log = directory.path().join("verifier.log");
-        let text: String = (1..=40).map(|line| format!("line {line}\n")).collect();
+        let text: String = (1..=60).map(|line| format!("line {line}\n")).collect();
         let refusal = refusal(&text, &log);
         assert_eq!(refusal.exit_code(), ExitCode::MissingKernelFeature);
         let message = refusal.to_string();
@@ -189,7 +189,7 @@ mod tests {
             &kernel::release().expect("a kernel"),
             GATEWAY,
             "Permission denied",
-            "line 40",
+            "line 60",
             &log.display().to_string(),
         ] {
             assert!(message.contains(part), "{part}: {message}");
