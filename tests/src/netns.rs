@@ -166,7 +166,9 @@ impl Handle {
     /// If `ping` is not installed.
     pub fn ping(&self, destination: IpAddr, options: &str) -> Ping {
         let patience = PATIENCE.as_secs();
-        let output = self.try_sh(&format!("ping -n -c 1 -W {patience} {options} {destination}"));
+        let output = self.try_sh(&format!(
+            "ping -n -c 1 -W {patience} {options} {destination}"
+        ));
         Ping::parse(&String::from_utf8_lossy(&output.stdout))
     }
 

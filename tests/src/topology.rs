@@ -173,12 +173,18 @@ impl Branch {
     pub fn counters_as_of(&self, gateway: &Gateway, name: &str, tunnel: usize) -> Counters {
         let (mut here, mut there) = (Counters::default(), Traffic::default());
         let agree = wait::until(|| {
-            (here, there) = (self.endpoint.counters(tunnel), gateway.traffic("tunnel", name));
+            (here, there) = (
+                self.endpoint.counters(tunnel),
+                gateway.traffic("tunnel", name),
+            );
             (here.sent_packets, here.sent_bytes) == (there.rx_packets, there.rx_bytes)
                 && (here.received_packets, here.received_bytes)
                     == (there.tx_packets, there.tx_bytes)
         });
-        assert!(agree, "{name}: the peer counted {here:?}, the gateway {there:?}");
+        assert!(
+            agree,
+            "{name}: the peer counted {here:?}, the gateway {there:?}"
+        );
         here
     }
 }

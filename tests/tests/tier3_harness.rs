@@ -74,11 +74,14 @@ fn independent_endpoints_understand_each_other_with_every_option_and_family() {
         for endpoint in &sites.endpoints {
             endpoint.assert_nothing_refused();
         }
-        wait::expect(&format!("both have counted the same, options {bits:04b}"), || {
-            let [sent, received] = [0, 1].map(|end| sites.endpoints[end].counters(0));
-            (sent.sent_packets, sent.sent_bytes)
-                == (received.received_packets, received.received_bytes)
-        });
+        wait::expect(
+            &format!("both have counted the same, options {bits:04b}"),
+            || {
+                let [sent, received] = [0, 1].map(|end| sites.endpoints[end].counters(0));
+                (sent.sent_packets, sent.sent_bytes)
+                    == (received.received_packets, received.received_bytes)
+            },
+        );
         let sent = sites.endpoints[0].counters(0);
         assert!(sent.sent_packets >= 10, "{sent:?}");
     }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use gre_tests::{barrier, can_use_namespaces};
 use gre_tests::configuration as toml;
 use gre_tests::gateway::Gateway;
 use gre_tests::gre::{Header, Outer, Tunnel};
@@ -18,6 +17,7 @@ use gre_tests::topology::{Machine, Segment, Underlay};
 use gre_tests::transfer;
 use gre_tests::wait;
 use gre_tests::wire::Wire;
+use gre_tests::{barrier, can_use_namespaces};
 use nix::sys::signal::Signal;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -78,7 +78,9 @@ fn tenants_with_identical_addresses_and_endpoints_never_mix() {
     branch.endpoint.assert_nothing_refused();
     let [red, blue] = [0, 1].map(|index| {
         let name = format!("{}-branch", TENANTS[index]);
-        branch.counters_as_of(&gateway, &name, index).received_packets
+        branch
+            .counters_as_of(&gateway, &name, index)
+            .received_packets
     });
     assert_ne!(red, blue, "the tenants sent different numbers of packets");
 }
@@ -132,7 +134,7 @@ fn one_tenant_never_reaches_another() {
         );
         red.send(&packet::ethernet(machines[0].end.mac, router, None, &inner));
     }
-    machines.each_ref().map(Machine::barrier);
+    machines.iter().for_each(Machine::barrier);
     let leaked = blue
         .drain()
         .iter()

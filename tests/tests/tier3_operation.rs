@@ -543,21 +543,18 @@ fn detach_after_sigkill_leaves_no_program_map_or_pin() {
         );
     }
     // The kernel frees them after a grace period.
-    wait::expect(
-        "the kernel has freed everything",
-        || {
-            let (left_programs, left_maps) = (
-                ids(&bpftool(&["prog", "show"])),
-                ids(&bpftool(&["map", "show"])),
-            );
-            let links = bpftool(&["link", "show"]);
-            let held = rows(&links)
-                .iter()
-                .filter_map(|link| link["prog_id"].as_u64())
-                .any(|id| programs.contains(&id));
-            !held && programs.is_disjoint(&left_programs) && maps.is_disjoint(&left_maps)
-        },
-    );
+    wait::expect("the kernel has freed everything", || {
+        let (left_programs, left_maps) = (
+            ids(&bpftool(&["prog", "show"])),
+            ids(&bpftool(&["map", "show"])),
+        );
+        let links = bpftool(&["link", "show"]);
+        let held = rows(&links)
+            .iter()
+            .filter_map(|link| link["prog_id"].as_u64())
+            .any(|id| programs.contains(&id));
+        !held && programs.is_disjoint(&left_programs) && maps.is_disjoint(&left_maps)
+    });
     // The host itself is reachable as ever.
     assert!(
         running

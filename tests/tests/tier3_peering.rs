@@ -110,9 +110,14 @@ impl Networks {
             let frame = packet::ethernet(sender.end.mac, sender.gateway.mac, None, &echo);
             Wire::open(&sender.end).send(&frame);
         }
-        [from, to].map(|number| machines[number].barrier());
+        [from, to]
+            .iter()
+            .for_each(|number| machines[*number].barrier());
         let frames = arriving.drain();
-        drops() == before + 2 && !frames.iter().any(|frame| packet::contains(frame, b"cut off"))
+        drops() == before + 2
+            && !frames
+                .iter()
+                .any(|frame| packet::contains(frame, b"cut off"))
     }
 }
 
@@ -324,10 +329,7 @@ fn creating_and_removing_a_peering_loses_no_packet_of_other_flows() {
             "the peering works"
         );
         gateway.apply(&plain);
-        assert!(
-            gateway.show("peering").is_empty(),
-            "the peering is gone"
-        );
+        assert!(gateway.show("peering").is_empty(), "the peering is gone");
     }
     stream.flow(10_000);
     let report = stream.stop();

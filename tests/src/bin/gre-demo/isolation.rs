@@ -7,9 +7,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use anyhow::{Result, ensure};
 use gre_tests::gateway::Gateway;
 use gre_tests::packet::{self, Fields};
+use gre_tests::transfer;
 use gre_tests::wait::{self, PATIENCE};
 use gre_tests::wire::Wire;
-use gre_tests::transfer;
 
 use crate::places::{Customer, Places, SAME_SITE, address};
 use crate::script::Script;
