@@ -1,4 +1,4 @@
-//! Waiting until something has happened; the only place where the harness sleeps.
+//! Waiting until something has happened. Nothing else in the harness sleeps, but a stream that keeps its pace.
 //!
 //! A test waits for an event and never for a time: no verdict depends on how long anything took.
 
