@@ -144,7 +144,7 @@ fn routes_change_under_traffic_and_the_daemon_applies_a_configuration() {
     assert!(report["changes_per_second"].as_f64().unwrap() > 0.0);
     assert!(report["mpps_meanwhile"].as_f64().unwrap() > 0.0);
     assert_eq!(report["apply"]["tunnels"], 50);
-    assert!(report["apply"]["seconds"].is_f64());
+    assert!(report["apply"]["seconds"].as_f64().unwrap() > 0.0);
 }
 
 /// `None` where it cannot run.

@@ -143,7 +143,11 @@ fn stations_on_a_vlan_reach_each_other_and_no_other_vlan() {
     // arrived, the first has been on its way; still the first that the other station takes is from its own VLAN.
     let mac = display_mac(ends[2].mac);
     stations[0].sh(&format!("ip neigh replace 10.0.0.3 lladdr {mac} dev eth0"));
-    let listen = |number: usize| stations[number].run(|| UdpSocket::bind("0.0.0.0:9")).unwrap();
+    let listen = |number: usize| {
+        stations[number]
+            .run(|| UdpSocket::bind("0.0.0.0:9"))
+            .unwrap()
+    };
     let (near, other) = (listen(1), listen(2));
     send_udp(&stations[0], "10.0.0.3:9", b"across");
     send_udp(&stations[0], "10.0.0.2:9", b"within");
