@@ -1,8 +1,8 @@
-//! Barriers: a question that follows earlier frames over a link. The answer shows that the other end has dealt with them,
-//! so that a test can read exact counters without waiting for a time.
+//! Barriers: a question that follows earlier frames over a link. The answer shows that the other end has dealt with
+//! them, so that a test can read exact counters without waiting for a time.
 //!
-//! The question is an ARP probe (RFC 5227), which nobody learns from and gregw does not count. `topology` offers barriers
-//! for its links.
+//! The question is an ARP probe (RFC 5227), which nobody learns from and gregw does not count. `topology` offers
+//! barriers for its links.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -22,8 +22,8 @@ const REPLY: [u8; 2] = [0, 2];
 const OPERATION: usize = 12 + PREFIX.len();
 const TARGET_MAC: usize = OPERATION + 2 + 10;
 
-/// Returns once `owner`, at the other end of the link, has dealt with all frames that were sent from `end` before, and all
-/// that it had sent to `end` by then have arrived.
+/// Returns once `owner`, at the other end of the link, has dealt with all frames that were sent from `end` before, and
+/// all that it had sent to `end` by then have arrived.
 ///
 /// # Panics
 /// If it does not answer.

@@ -188,8 +188,8 @@ impl BothSides {
         self.host.forget();
     }
 
-    /// The kernel's clock runs: without this, a tunnel that had to wait for a busy machine would be a silent one, for one of
-    /// the sides or both.
+    /// The kernel's clock runs: without this, a tunnel that had to wait for a busy machine would be a silent one, for one
+    /// of the sides or both.
     fn date_sequences(&mut self, silence: Duration) {
         let last = coarse_time().saturating_sub(silence.as_nanos() as u64);
         for id in &self.numbered {

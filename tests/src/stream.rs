@@ -1,8 +1,8 @@
 //! A stream of numbered packets, and an exact account of those that arrived.
 //!
 //! Suites run one beside an operation that must be hitless. The number stands at the end of each frame, so that it is
-//! found whether the frame arrives bare or inside a tunnel. The sender has no more packets under way than the rings of the
-//! links hold, and ends with one that has arrived: the account rests on numbers, not on time.
+//! found whether the frame arrives bare or inside a tunnel. The sender has no more packets under way than the rings of
+//! the links hold, and ends with one that has arrived: the account rests on numbers, not on time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -71,7 +71,7 @@ pub struct Report {
     pub received: u64,
     /// Packets that never arrived.
     pub lost: u64,
-    /// Frames that the first and the last link lost: their rings were full, as a busy machine did not empty them in time.
+    /// Frames that the first and the last link lost: their rings were full, as a busy machine did not empty them.
     pub overflowed: u64,
     /// Frames that the receiving socket lost: it was full.
     pub overruns: u32,
@@ -102,8 +102,8 @@ impl Report {
 }
 
 impl Stream {
-    /// Sends copies of `frame`, whose payload was made by [`payload`], at most `rate` packets per second, and counts what
-    /// arrives at the other end of the path.
+    /// Sends copies of `frame`, whose payload was made by [`payload`], at most `rate` packets per second, and counts
+    /// what arrives at the other end of the path.
     ///
     /// # Panics
     /// If a socket or thread cannot be made.

@@ -4,8 +4,8 @@
 
 use std::time::{Duration, Instant};
 
-/// After so long a wait is given up. This is a guard against hanging and no verdict: what a test waits for takes seconds at
-/// most, on an emulated processor beside other work a minute.
+/// After so long a wait is given up. This is a guard against hanging and no verdict: what a test waits for takes seconds
+/// at most, on an emulated processor beside other work a minute.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
