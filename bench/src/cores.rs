@@ -31,21 +31,42 @@ pub(crate) struct CoresReport {
     pub(crate) two: Rates,
     /// Two that send to one queue.
     pub(crate) one_queue: Rates,
+    /// CPUs that frames arrived on.
+    cpus: Cpus,
+}
+
+/// How many CPUs frames arrived on.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Cpus {
+    /// With one core.
+    one: usize,
+    /// With two, each with a queue of its own.
+    two: usize,
 }
 
 /// Measures each way of gregw, and a bare redirect.
 pub(crate) fn measure(programs: &mut Programs, rounds: Rounds) -> Result<CoresReport> {
     let mut rates = |generators, queues| {
         let cores = Cores { generators, queues };
+        let before = programs.arrived_by_cpu()?;
         let workshop = Workshop::new(Scale::new(1, 1, 10)?).with_cores(cores);
         let report = throughput::measure(programs, &cases(), workshop, rounds)?;
-        Ok::<_, anyhow::Error>(by_case(&report))
+        let after = programs.arrived_by_cpu()?;
+        let grown = before.iter().zip(after).filter(|(old, new)| *old < new);
+        Ok::<_, anyhow::Error>((by_case(&report), grown.count()))
     };
+    let (one, on_one) = rates(1, 1)?;
+    let (two, on_two) = rates(2, 2)?;
+    let (one_queue, _) = rates(2, 1)?;
     Ok(CoresReport {
         machine: Machine::this(),
-        one: rates(1, 1)?,
-        two: rates(2, 2)?,
-        one_queue: rates(2, 1)?,
+        one,
+        two,
+        one_queue,
+        cpus: Cpus {
+            one: on_one,
+            two: on_two,
+        },
     })
 }
 

@@ -93,6 +93,12 @@ impl Programs {
         }))
     }
 
+    /// How many frames have arrived at sinks on each CPU.
+    pub(crate) fn arrived_by_cpu(&self) -> Result<Vec<u64>> {
+        let counts = self.counts.get(&0, 0).context("cannot read map COUNTS")?;
+        Ok(counts.iter().map(|cpu| cpu.0.expected).collect())
+    }
+
     /// One of the programs.
     pub(crate) fn program(&mut self, name: &str) -> Result<&ProgramFd> {
         program(&mut self.ebpf, name)?

@@ -96,7 +96,7 @@ mod tests {
     fn what_does_not_fit_is_cut_to_something_that_does() {
         for number in [8, 9, 63, 64, 1 << 40, u64::MAX] {
             assert!(index::<8>(number) < 8);
-            assert!(offset::<64, 8>(number) <= 56 && offset::<64, 8>(number) % 8 == 0);
+            assert!(offset::<64, 8>(number) <= 56 && offset::<64, 8>(number).is_multiple_of(8));
         }
         for number in [0, 513, u64::MAX] {
             assert!((1..=512).contains(&length::<512>(number)));

@@ -417,7 +417,7 @@ mod tests {
         client
             .write_all(b"POST /v1/plan HTTP/1.1\r\nHost: gregw\r\nContent-Length: 9\r\n\r\n")
             .expect("sent");
-        // Until the request has been taken up.
+        // Until the request has been taken up: this clock moves on only when no task has anything left to do.
         tokio::time::sleep(Duration::from_millis(1)).await;
         api.close().await;
         assert!(!path.exists());

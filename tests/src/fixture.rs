@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::MutexGuard;
+use std::time::Duration;
 
 use gre_common::counters::{Direction, Owner, Stats};
 use gre_common::id::{IfIndex, PortId};
@@ -46,6 +47,17 @@ impl Bench {
         self.run(self.both.devices.underlay, name, frame)
     }
 
+    /// The same so long after each tunnel has accepted its last sequence number.
+    ///
+    /// # Panics
+    /// If the two sides differ.
+    #[track_caller]
+    pub fn site_sends_after(&mut self, silence: Duration, name: &str, frame: &[u8]) -> Case {
+        let underlay = self.both.devices.underlay;
+        let seen = self.both.run_after(silence, underlay, frame);
+        self.case(name, seen)
+    }
+
     /// A station on a port sends a frame.
     ///
     /// # Panics
@@ -62,6 +74,10 @@ impl Bench {
     #[track_caller]
     pub fn run(&mut self, device: IfIndex, name: &str, frame: &[u8]) -> Case {
         let seen = self.both.run(device, frame);
+        self.case(name, seen)
+    }
+
+    fn case(&self, name: &str, seen: Seen) -> Case {
         self.both.compare();
         Case {
             name: name.to_owned(),

@@ -242,15 +242,23 @@ impl KernelGateway {
         entry
     }
 
+    /// Sets the sequence numbers of a tunnel.
+    ///
+    /// # Panics
+    /// If the map cannot be written.
+    pub fn set_sequence(&mut self, id: TunnelId, entry: SequenceEntry) {
+        self.sequences
+            .set(id.0, Plain(entry), 0)
+            .unwrap_or_else(|error| panic!("SEQUENCES: {error}"));
+    }
+
     /// Forgets all sequence numbers and the machines that were learnt.
     ///
     /// # Panics
     /// If a map cannot be written.
     pub fn forget(&mut self) {
-        for id in self.gateway.tunnels.keys() {
-            self.sequences
-                .set(id.0, Plain(SequenceEntry::default()), 0)
-                .unwrap_or_else(|error| panic!("SEQUENCES: {error}"));
+        for id in self.tunnels.clone() {
+            self.set_sequence(id, SequenceEntry::default());
         }
         let learnt: Vec<_> = self.learnt.keys().flatten().collect();
         for machine in learnt {

@@ -4,6 +4,7 @@
 //! Nothing here that builds or judges packets uses `gre-common`: an error there must not hide itself. Harness functions
 //! panic with what failed, as the tests that call them would.
 
+pub mod barrier;
 pub mod both_sides;
 pub mod bpf;
 pub mod broken_program;

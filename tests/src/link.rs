@@ -78,6 +78,21 @@ impl End {
         self.mac = mac;
     }
 
+    /// Frames that the device was to send while the ring of a veth's other end, 256 frames, was full: lost at the link,
+    /// since the device exists.
+    ///
+    /// # Panics
+    /// If the kernel does not tell.
+    pub fn overflowed(&self) -> u64 {
+        let text = self
+            .namespace
+            .sh(&format!("ip -j -s link show dev {}", self.device));
+        let links: serde_json::Value = serde_json::from_str(&text).expect("ip prints JSON");
+        links[0]["stats64"]["tx"]["dropped"]
+            .as_u64()
+            .unwrap_or_else(|| panic!("no counter of lost frames in {text}"))
+    }
+
     /// Makes this end fit to face a gateway's device. The result must live as long as the link is used.
     ///
     /// # Panics

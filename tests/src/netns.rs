@@ -13,7 +13,8 @@ use std::sync::{Arc, Once};
 
 use nix::sched::{CloneFlags, setns};
 
-use crate::sys;
+use crate::wait::PATIENCE;
+use crate::{sys, wait};
 
 /// Where named namespaces are.
 pub const NAMESPACE_DIRECTORY: &str = "/run/netns";
@@ -146,18 +147,41 @@ impl Handle {
         })
     }
 
-    /// Pings `destination` and returns how the answers looked.
+    /// Pings `destination` so many times, each once the last has been answered, and fails unless all are, with this TTL
+    /// or hop limit.
+    ///
+    /// # Panics
+    /// If an answer is missing or has another TTL, with what `ping` printed.
+    #[track_caller]
+    pub fn expect_pings(&self, destination: IpAddr, count: u32, ttl: u8, options: &str) {
+        for _ in 0..count {
+            let ping = self.ping(destination, options);
+            assert_eq!((ping.received, ping.ttl), (1, Some(ttl)), "{}", ping.text);
+        }
+    }
+
+    /// Pings `destination` once and returns how the answer looked; without one, when patience has ended.
     ///
     /// # Panics
     /// If `ping` is not installed.
     pub fn ping(&self, destination: IpAddr, options: &str) -> Ping {
-        let output = self.try_sh(&format!("ping -n {options} {destination}"));
+        let patience = PATIENCE.as_secs();
+        let output = self.try_sh(&format!(
+            "ping -n -c 1 -W {patience} {options} {destination}"
+        ));
         Ping::parse(&String::from_utf8_lossy(&output.stdout))
     }
 
-    /// Whether `destination` answers one of up to `attempts` pings, 200 ms apart.
-    pub fn reaches(&self, destination: IpAddr, attempts: u32) -> bool {
-        (0..attempts).any(|_| self.ping(destination, "-c 1 -W 0.2").received > 0)
+    /// Whether `destination` answers, sooner or later: packets may get lost until everything is resolved.
+    pub fn reaches(&self, destination: IpAddr) -> bool {
+        self.reaches_by(destination, "")
+    }
+
+    /// The same with options of `ping`.
+    pub fn reaches_by(&self, destination: IpAddr, options: &str) -> bool {
+        // A request each 0.2 s until one is answered, or until an error, after which it is begun anew.
+        let line = format!("ping -n -c 1 -i 0.2 -w 10 {options} {destination}");
+        wait::until(|| self.try_sh(&line).status.success())
     }
 }
 

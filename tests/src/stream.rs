@@ -1,7 +1,8 @@
-//! A stream of numbered packets at a constant rate, and an exact account of those that arrived.
+//! A stream of numbered packets, and an exact account of those that arrived.
 //!
 //! Suites run one beside an operation that must be hitless. The number stands at the end of each frame, so that it is
-//! found whether the frame arrives bare or inside a tunnel.
+//! found whether the frame arrives bare or inside a tunnel. The sender has no more packets under way than the rings of
+//! the links hold, and ends with one that has arrived: the account rests on numbers, not on time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,22 +10,25 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::link::End;
-use crate::sys;
+use crate::wait::PATIENCE;
 use crate::wire::Wire;
+use crate::{sys, wait};
 
-/// Packets per second that "zero loss" is claimed at.
+/// Packets per second that a stream has at most. How many a busy machine lets through is no test's matter.
 pub const FULL_RATE: u64 = 100_000;
 
 /// Bytes at the end of the payload: marker, stream, number.
 const TRAILER: usize = 8 + 4 + 8;
 const MARKER: [u8; 8] = *b"GREstrm\0";
-/// Frames sent back to back at most; a veth ring holds 256.
+/// Frames sent back to back at most.
 const BURST: u64 = 32;
+/// Packets under way at most: half of what the ring of a veth holds.
+const WINDOW: u64 = 128;
 const PAUSE: Duration = Duration::from_micros(150);
+/// When nothing has arrived for so long, all packets under way may be lost, and one more asks whether the way is open.
+const STALL: Duration = Duration::from_millis(20);
 /// Runs of lost packets that a report names.
 const GAPS_SHOWN: usize = 10;
-/// After the sender has stopped, this long without a packet means that none is under way.
-const QUIET: Duration = Duration::from_millis(300);
 
 /// A UDP payload of `length` bytes for a stream of this id; streams that run at once need different ids.
 ///
@@ -49,16 +53,13 @@ pub struct Path<'a> {
     pub to: &'a End,
 }
 
-/// A stream under way.
+/// A stream under way; it ends when this is dropped.
 pub struct Stream {
-    egress: End,
+    links: [End; 2],
     overflowed_before: u64,
-    stop_sending: Arc<AtomicBool>,
-    stop_receiving: Arc<AtomicBool>,
-    sent: Arc<AtomicU64>,
-    received: Arc<AtomicU64>,
-    sender: JoinHandle<()>,
+    sender: JoinHandle<u64>,
     receiver: JoinHandle<Receiver>,
+    progress: EndWhenDropped,
 }
 
 /// The account of a stream.
@@ -70,152 +71,175 @@ pub struct Report {
     pub received: u64,
     /// Packets that never arrived.
     pub lost: u64,
-    /// Packets that were sent to the last link while its ring of 256 frames was full: a busy machine did not let the
-    /// receiving end empty it. They are lost, but not by whom the test is about.
+    /// Frames that the first and the last link lost: their rings were full, as a busy machine did not empty them.
     pub overflowed: u64,
+    /// Frames that the receiving socket lost: it was full.
+    pub overruns: u32,
     /// First and last numbers of the first runs of lost packets.
     pub gaps: Vec<(u64, u64)>,
     /// Packets that arrived more than once.
     pub repeated: u64,
     /// Packets that arrived after one with a higher number.
     pub late: u64,
-    /// Frames that the receiving socket itself lost; anything but 0 makes the account unusable.
-    pub overruns: u32,
-    /// Time during which packets were sent.
-    pub duration: Duration,
 }
 
 impl Report {
-    /// Fails the test unless every packet that reached the last link arrived exactly once, at no less than two fifths
-    /// of `rate`. A busy machine may cost a few at that link, and some of the rate.
+    /// Fails the test unless the gateway forwarded every packet exactly once: none is repeated, and none is missing but
+    /// what the test's own links and socket lost.
     ///
     /// # Panics
     /// With the whole account.
     #[track_caller]
-    pub fn assert_lossless(&self, rate: u64) {
-        assert_eq!(
-            self.overruns, 0,
-            "the test's own socket lost frames: {self:?}"
-        );
+    pub fn assert_nothing_lost(&self) {
+        assert!(self.received > 0, "nothing arrived: {self:?}");
         assert_eq!(self.repeated, 0, "{self:?}");
+        let beside_the_gateway = self.overflowed + u64::from(self.overruns);
         assert!(
-            self.lost <= self.overflowed,
-            "packets were lost before the last link: {self:?}"
-        );
-        assert!(
-            self.lost <= self.sent / 100,
-            "the last link lost too many packets to tell: {self:?}"
-        );
-        // Speed is the benchmark's matter: sender, gateway and daemon share two cores here, and a loss shows at less, too.
-        let achieved = self.sent as f64 / self.duration.as_secs_f64();
-        assert!(
-            achieved >= rate as f64 * 0.4,
-            "only {achieved:.0} packets/s were sent: {self:?}"
+            self.lost <= beside_the_gateway,
+            "the gateway lost packets: {self:?}"
         );
     }
 }
 
 impl Stream {
-    /// Sends copies of `frame`, whose payload was made by [`payload`], at `rate` packets per second, and counts what
-    /// arrives at the other end of the path.
+    /// Sends copies of `frame`, whose payload was made by [`payload`], at most `rate` packets per second, and counts
+    /// what arrives at the other end of the path.
     ///
     /// # Panics
     /// If a socket or thread cannot be made.
     pub fn start(path: Path<'_>, frame: Vec<u8>, rate: u64) -> Self {
         let Path { from, egress, to } = path;
-        let stop_sending = Arc::new(AtomicBool::new(false));
-        let stop_receiving = Arc::new(AtomicBool::new(false));
-        let (sent, received) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let stream = frame[frame.len() - TRAILER + MARKER.len()..frame.len() - 8].to_vec();
+        let links = [from, egress].map(Clone::clone);
+        let overflowed_before = overflowed(&links);
+        let progress = Arc::new(Progress::default());
         let receiver = {
-            let (wire, stop, received) = (
-                Wire::open(to),
-                Arc::clone(&stop_receiving),
-                Arc::clone(&received),
-            );
-            std::thread::spawn(move || Receiver::default().run(wire, &stream, &stop, &received))
+            let (wire, progress) = (Wire::open(to), Arc::clone(&progress));
+            std::thread::spawn(move || Receiver::default().run(wire, &stream, &progress))
         };
         let sender = {
-            let (wire, stop, sent) = (
-                Wire::open(from),
-                Arc::clone(&stop_sending),
-                Arc::clone(&sent),
-            );
-            std::thread::spawn(move || send(&wire, frame, rate, &stop, &sent))
+            let (wire, progress) = (Wire::open(from), Arc::clone(&progress));
+            std::thread::spawn(move || Sender::new(&frame, rate).run(&wire, &progress))
         };
-        let (egress, overflowed_before) = (egress.clone(), overflowed(egress));
         Self {
-            egress,
+            links,
             overflowed_before,
-            stop_sending,
-            stop_receiving,
-            sent,
-            received,
             sender,
             receiver,
+            progress: EndWhenDropped(progress),
         }
     }
 
-    /// Packets sent so far.
-    pub fn sent(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
+    /// Waits until so many more packets have arrived.
+    ///
+    /// # Panics
+    /// If they do not.
+    #[track_caller]
+    pub fn flow(&self, packets: u64) {
+        let received = || self.progress.0.received.load(Ordering::Relaxed);
+        let goal = received() + packets;
+        wait::expect("more packets of a stream have arrived", || {
+            received() >= goal
+        });
     }
 
-    /// Packets received so far.
-    pub fn received(&self) -> u64 {
-        self.received.load(Ordering::Relaxed)
-    }
-
-    /// Stops sending, waits for what is under way and returns the account.
+    /// Stops sending once all that was sent has arrived or is lost, and returns the account.
     ///
     /// # Panics
     /// If a thread of the stream did.
     pub fn stop(self) -> Report {
-        self.stop_sending.store(true, Ordering::Relaxed);
-        self.sender.join().expect("the sender of a stream panicked");
-        let sent = self.sent.load(Ordering::Relaxed);
-        crate::wait::settled(QUIET, Duration::from_secs(10), || {
-            self.received.load(Ordering::Relaxed)
-        });
-        self.stop_receiving.store(true, Ordering::Relaxed);
-        let receiver = self
-            .receiver
-            .join()
-            .expect("the receiver of a stream panicked");
+        let progress = &self.progress.0;
+        progress.stop_sending.store(true, Ordering::Relaxed);
+        let sent = self.sender.join().expect("the sender of a stream panicked");
+        progress.stop_receiving.store(true, Ordering::Relaxed);
+        let receiver = self.receiver.join();
+        let receiver = receiver.expect("the receiver of a stream panicked");
         Report {
-            overflowed: overflowed(&self.egress) - self.overflowed_before,
+            overflowed: overflowed(&self.links) - self.overflowed_before,
             ..receiver.report(sent)
         }
     }
 }
 
-fn send(wire: &Wire, mut frame: Vec<u8>, rate: u64, stop: &AtomicBool, sent: &AtomicU64) {
-    // Sender and data plane share one processor, the receiver has the other; elsewhere it has to do without.
-    let _ = sys::favour_thread(0);
-    let mut frames = vec![frame.clone(); usize::try_from(BURST).unwrap_or_default()];
-    let number_at = frame.len() - 8;
-    frame.clear();
-    let start = Instant::now();
-    let mut next = 0_u64;
-    while !stop.load(Ordering::Relaxed) {
-        let due =
-            u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX) / (1_000_000_000 / rate);
-        if due <= next {
-            std::thread::sleep(PAUSE);
-            continue;
+/// What the threads of a stream tell each other.
+#[derive(Default)]
+struct Progress {
+    received: AtomicU64,
+    /// The number behind the highest that arrived. Packets keep their order: all below have arrived or are lost.
+    passed: AtomicU64,
+    stop_sending: AtomicBool,
+    stop_receiving: AtomicBool,
+}
+
+/// Lets the threads end, also when a test fails.
+struct EndWhenDropped(Arc<Progress>);
+
+impl Drop for EndWhenDropped {
+    fn drop(&mut self) {
+        self.0.stop_receiving.store(true, Ordering::Relaxed);
+    }
+}
+
+struct Sender {
+    frames: Vec<Vec<u8>>,
+    interval: Duration,
+    next: u64,
+}
+
+impl Sender {
+    fn new(frame: &[u8], rate: u64) -> Self {
+        Self {
+            frames: (0..BURST).map(|_| frame.to_vec()).collect(),
+            interval: Duration::from_nanos(1_000_000_000 / rate),
+            next: 0,
         }
-        let count = usize::try_from((due - next).min(BURST)).unwrap_or_default();
-        for (frame, number) in frames[..count].iter_mut().zip(next..) {
-            frame[number_at..].copy_from_slice(&number.to_be_bytes());
+    }
+
+    /// Returns how many packets are to be accounted for: all up to one that was sent after the stop and has arrived, or,
+    /// where nothing arrives, all.
+    fn run(mut self, wire: &Wire, progress: &Progress) -> u64 {
+        // Sender and data plane share one processor, the receiver has the other; elsewhere it has to do without.
+        let _ = sys::favour_thread(0);
+        let mut last = None;
+        let mut active = Instant::now();
+        while !progress.stop_receiving.load(Ordering::Relaxed) {
+            let passed = progress.passed.load(Ordering::Relaxed);
+            if progress.stop_sending.load(Ordering::Relaxed) {
+                let (number, since) = *last.get_or_insert((self.next, Instant::now()));
+                if passed > number {
+                    return passed;
+                }
+                if since.elapsed() >= PATIENCE {
+                    break;
+                }
+            }
+            let room = WINDOW.saturating_sub(self.next - passed);
+            let stalled = u64::from(active.elapsed() >= STALL);
+            let count = room.max(stalled).min(BURST);
+            if count > 0 {
+                self.send(wire, count);
+                active = Instant::now();
+            } else {
+                std::thread::sleep(PAUSE);
+            }
         }
-        let batch: Vec<&[u8]> = frames[..count].iter().map(Vec::as_slice).collect();
-        match wire.socket().send(&batch) {
-            Ok(taken) => next += taken as u64,
-            // The queue of the device is full; nothing was taken and nothing is lost.
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => std::thread::yield_now(),
-            Err(error) => panic!("sending a stream: {error}"),
+        self.next
+    }
+
+    /// Sends so many packets, and rests at least as long as that took: others need the processor, too.
+    fn send(&mut self, wire: &Wire, count: u64) {
+        let start = Instant::now();
+        let frames = &mut self.frames[..usize::try_from(count).unwrap_or_default()];
+        for (frame, number) in frames.iter_mut().zip(self.next..) {
+            let end = frame.len();
+            frame[end - 8..].copy_from_slice(&number.to_be_bytes());
         }
-        sent.store(next, Ordering::Relaxed);
+        let frames: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
+        wire.send_all(&frames);
+        self.next += count;
+        let took = start.elapsed();
+        let due = self.interval * u32::try_from(count).unwrap_or_default();
+        std::thread::sleep(due.saturating_sub(took).max(took));
     }
 }
 
@@ -227,20 +251,12 @@ struct Receiver {
     repeated: u64,
     late: u64,
     overruns: u32,
-    duration: Duration,
 }
 
 impl Receiver {
-    fn run(
-        mut self,
-        mut wire: Wire,
-        stream: &[u8],
-        stop: &AtomicBool,
-        received: &AtomicU64,
-    ) -> Self {
+    fn run(mut self, mut wire: Wire, stream: &[u8], progress: &Progress) -> Self {
         let _ = sys::favour_thread(1);
-        let mut first = None;
-        while !stop.load(Ordering::Relaxed) {
+        while !progress.stop_receiving.load(Ordering::Relaxed) {
             let mut arrived = 0;
             wire.for_each(Duration::from_millis(20), |frame| {
                 if let Some(number) = number_in(frame, stream) {
@@ -248,10 +264,9 @@ impl Receiver {
                     self.note(number);
                 }
             });
-            if arrived > 0 {
-                received.fetch_add(arrived, Ordering::Relaxed);
-                self.duration = first.get_or_insert_with(Instant::now).elapsed();
-            }
+            let passed = self.highest.map_or(0, |highest| highest + 1);
+            progress.passed.store(passed, Ordering::Relaxed);
+            progress.received.fetch_add(arrived, Ordering::Relaxed);
         }
         self.overruns = wire.overruns();
         self
@@ -276,16 +291,11 @@ impl Receiver {
             repeated: self.repeated,
             late: self.late,
             overruns: self.overruns,
-            duration: self.duration,
             ..Report::default()
         };
         for number in 0..sent {
-            let seen = usize::try_from(number)
-                .ok()
-                .and_then(|index| self.seen.get(index))
-                .copied()
-                .unwrap_or_default();
-            if seen {
+            let index = usize::try_from(number).unwrap_or(usize::MAX);
+            if self.seen.get(index) == Some(&true) {
                 report.received += 1;
                 continue;
             }
@@ -300,15 +310,8 @@ impl Receiver {
     }
 }
 
-/// Frames redirected to a veth device whose other end had no room, since the device exists.
-fn overflowed(device: &End) -> u64 {
-    let statistics = device
-        .namespace
-        .sh(&format!("ethtool -S {}", device.device));
-    let errors = statistics
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("tx_queue_0_xdp_xmit_errors: "));
-    errors.filter_map(|count| count.parse::<u64>().ok()).sum()
+fn overflowed(links: &[End]) -> u64 {
+    links.iter().map(End::overflowed).sum()
 }
 
 /// The number of a frame of this stream.
@@ -346,5 +349,40 @@ mod tests {
         assert_eq!(number_in(&frame, &7_u32.to_be_bytes()), Some(99));
         assert_eq!(number_in(&frame, &8_u32.to_be_bytes()), None);
         assert_eq!(number_in(&frame[..10], &7_u32.to_be_bytes()), None);
+    }
+
+    #[test]
+    fn only_what_links_and_socket_have_lost_may_be_missing() {
+        let report = Report {
+            sent: 10,
+            received: 7,
+            lost: 3,
+            overflowed: 2,
+            overruns: 1,
+            ..Report::default()
+        };
+        report.assert_nothing_lost();
+        let bad = [
+            Report {
+                overflowed: 1,
+                ..report.clone()
+            },
+            Report {
+                overruns: 0,
+                ..report.clone()
+            },
+            Report {
+                repeated: 1,
+                ..report.clone()
+            },
+            Report {
+                received: 0,
+                ..report
+            },
+        ];
+        for report in bad {
+            let judged = std::panic::catch_unwind(|| report.assert_nothing_lost());
+            assert!(judged.is_err(), "{report:?}");
+        }
     }
 }

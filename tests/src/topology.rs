@@ -4,13 +4,14 @@
 //! is removed when the values are dropped.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::Duration;
 
 use crate::bpf::Attachment;
+use crate::gateway::{Gateway, Traffic};
 use crate::gre::Tunnel;
 use crate::gre_peer::{Counters, Endpoint, Site};
 use crate::link::{End, Switch, Veth};
 use crate::netns::{Handle, Namespace};
+use crate::{barrier, wait};
 
 /// MTU of machines and insides of sites: fits into every kind of tunnel over a 1500-byte underlay, so that TCP works
 /// without path MTU discovery.
@@ -65,6 +66,11 @@ impl Underlay {
             end.add_address(&format!("{}/64", underlay.ipv6(host)));
         }
         underlay
+    }
+
+    /// Returns once the gateway has dealt with all frames that were sent from the site's end before.
+    pub fn barrier(&self) {
+        barrier::pass(&self.site, self.ipv4(1));
     }
 
     /// The gateway's outer address of a family.
@@ -158,11 +164,28 @@ pub struct Branch {
 }
 
 impl Branch {
-    /// The counters of a tunnel once they have been at rest for a moment.
-    pub fn settled_counters(&self, tunnel: usize) -> Counters {
-        crate::wait::settled(Duration::from_millis(150), Duration::from_secs(5), || {
-            self.endpoint.counters(tunnel)
-        })
+    /// The counters of a tunnel, once the gateway has counted the same for its end of it, `name`: what was sent last may
+    /// still be on its way.
+    ///
+    /// # Panics
+    /// If they never agree.
+    #[track_caller]
+    pub fn counters_as_of(&self, gateway: &Gateway, name: &str, tunnel: usize) -> Counters {
+        let (mut here, mut there) = (Counters::default(), Traffic::default());
+        let agree = wait::until(|| {
+            (here, there) = (
+                self.endpoint.counters(tunnel),
+                gateway.traffic("tunnel", name),
+            );
+            (here.sent_packets, here.sent_bytes) == (there.rx_packets, there.rx_bytes)
+                && (here.received_packets, here.received_bytes)
+                    == (there.tx_packets, there.tx_bytes)
+        });
+        assert!(
+            agree,
+            "{name}: the peer counted {here:?}, the gateway {there:?}"
+        );
+        here
     }
 }
 
@@ -174,6 +197,7 @@ pub struct Machine {
     pub end: End,
     /// The gateway's device that it faces.
     pub gateway: End,
+    router: Option<Ipv4Addr>,
     _programs: Vec<Attachment>,
 }
 
@@ -191,10 +215,19 @@ impl Machine {
             namespace,
             end: link.far,
             gateway: link.near,
+            router: first_ipv4(routers),
             _programs: programs,
         };
         machine.configure(addresses, routers);
         machine
+    }
+
+    /// Returns once the gateway has dealt with all frames that the machine, which is on no VLAN, sent before.
+    ///
+    /// # Panics
+    /// If its port has no IPv4 address.
+    pub fn barrier(&self) {
+        barrier::pass(&self.end, self.router.expect("a router for IPv4"));
     }
 
     /// Its first address, without prefix length.
@@ -257,6 +290,7 @@ impl Segment {
             namespace,
             end,
             gateway: self.gateway.clone(),
+            router: first_ipv4(routers),
             _programs: programs,
         };
         machine.configure(addresses, routers);
@@ -278,6 +312,10 @@ pub fn address_inside(namespace: &Handle, device: &str, addresses: &[&str]) {
     for family in ["-4", "-6"] {
         namespace.sh(&format!("ip {family} route add default dev {device}"));
     }
+}
+
+fn first_ipv4(addresses: &[&str]) -> Option<Ipv4Addr> {
+    addresses.iter().find_map(|address| address.parse().ok())
 }
 
 fn make_inside(tunnel: Tunnel, addresses: &[&str]) -> (Namespace, Site) {

@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::Duration;
 
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, connect as connect_to,
@@ -15,10 +14,12 @@ use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 
 use crate::netns::{Handle, Namespace};
+use crate::wait::{self, PATIENCE};
 
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-const STALL_LIMIT: Duration = Duration::from_secs(10);
 const CHUNK: usize = 16 << 10;
+/// Bytes that a receiver takes before it has to read: so few that all packets under way find room in the ring of a link,
+/// and none gets lost however busy the machine is.
+const RECEIVE_BUFFER: usize = 32 << 10;
 
 /// Where one end of a transfer is: in a namespace, and there at one device if its routes do not decide.
 #[derive(Clone, Copy)]
@@ -105,7 +106,7 @@ fn connect(place: Place<'_>, target: SocketAddr) -> io::Result<TcpStream> {
     place.namespace.run(|| {
         let socket = socket(place, target.ip())?;
         // The limit of connect(2) as well.
-        let limit = TimeVal::microseconds(CONNECT_LIMIT.as_micros() as i64);
+        let limit = TimeVal::seconds(PATIENCE.as_secs() as i64);
         setsockopt(&socket, sockopt::SendTimeout, &limit)?;
         connect_to(socket.as_raw_fd(), &SockaddrStorage::from(target))?;
         Ok(TcpStream::from(socket))
@@ -120,6 +121,7 @@ fn socket(place: Place<'_>, address: IpAddr) -> io::Result<OwnedFd> {
         AddressFamily::Inet6
     };
     let socket = new_socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER)?;
     if let Some(device) = place.device {
         setsockopt(&socket, sockopt::BindToDevice, &OsString::from(device))?;
     }
@@ -129,7 +131,7 @@ fn socket(place: Place<'_>, address: IpAddr) -> io::Result<OwnedFd> {
 fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
     listener.set_nonblocking(true)?;
     let mut accepted = Err(io::ErrorKind::TimedOut.into());
-    crate::wait::until(CONNECT_LIMIT, || {
+    wait::until(|| {
         accepted = listener.accept();
         !matches!(&accepted, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     });
@@ -139,8 +141,8 @@ fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
 }
 
 fn send(mut stream: TcpStream, length: usize, seed: u64) -> io::Result<()> {
-    stream.set_write_timeout(Some(STALL_LIMIT))?;
-    stream.set_read_timeout(Some(STALL_LIMIT))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     let mut content = Content::new(length, seed);
     while let Some(chunk) = content.next_chunk() {
         stream.write_all(chunk)?;
@@ -157,7 +159,7 @@ fn send(mut stream: TcpStream, length: usize, seed: u64) -> io::Result<()> {
 }
 
 fn receive(mut stream: &TcpStream, length: usize, seed: u64) -> io::Result<()> {
-    stream.set_read_timeout(Some(STALL_LIMIT))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     let mut content = Content::new(length, seed);
     let mut buffer = [0; CHUNK];
     let mut correct = 0_u64;

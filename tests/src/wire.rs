@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::link::End;
+use crate::packet::contains;
 use crate::sys::{BATCH, PacketSocket, ReceiveBatch};
+use crate::wait::PATIENCE;
 
 const RECEIVE_BUFFER: usize = 64 << 20;
 const FRAME_SIZE: usize = 16 << 10;
@@ -67,24 +69,32 @@ impl Wire {
         }
     }
 
-    /// The next frame that `wanted` accepts, waiting up to `limit`; frames before it are thrown away.
-    pub fn expect<T>(
-        &mut self,
-        limit: Duration,
-        mut wanted: impl FnMut(&[u8]) -> Option<T>,
-    ) -> Option<T> {
-        let end = Instant::now() + limit;
-        loop {
-            while let Some(frame) = self.waiting.pop_front() {
-                if let Some(found) = wanted(&frame) {
-                    return Some(found);
-                }
+    /// The next frame that `wanted` accepts; frames before it are thrown away.
+    ///
+    /// # Panics
+    /// If there is none; `what` completes the sentence "waited in vain for …".
+    #[track_caller]
+    pub fn expect<T>(&mut self, what: &str, wanted: impl FnMut(&[u8]) -> Option<T>) -> T {
+        let found = self.find(PATIENCE, wanted);
+        found.unwrap_or_else(|| panic!("waited in vain for {what}"))
+    }
+
+    /// All frames before the first that contains `marker`, which shows that what was sent before it on the same way will
+    /// not come any more.
+    ///
+    /// # Panics
+    /// If the marker does not arrive.
+    #[track_caller]
+    pub fn before(&mut self, marker: &[u8]) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        self.expect("the marker", |frame| {
+            let is_marker = contains(frame, marker);
+            if !is_marker {
+                frames.push(frame.to_vec());
             }
-            if !self.wait_until(end) {
-                return None;
-            }
-            self.fetch();
-        }
+            is_marker.then_some(())
+        });
+        frames
     }
 
     /// Everything that arrived and was not looked at yet.
@@ -103,6 +113,26 @@ impl Wire {
             .unwrap_or_else(|error| panic!("packet socket statistics: {error}"))
     }
 
+    /// The same for who asks again after `limit`.
+    pub(crate) fn find<T>(
+        &mut self,
+        limit: Duration,
+        mut wanted: impl FnMut(&[u8]) -> Option<T>,
+    ) -> Option<T> {
+        let end = Instant::now() + limit;
+        loop {
+            while let Some(frame) = self.waiting.pop_front() {
+                if let Some(found) = wanted(&frame) {
+                    return Some(found);
+                }
+            }
+            if !self.wait_until(end) {
+                return None;
+            }
+            self.fetch();
+        }
+    }
+
     /// Hands every frame that arrived to `each`, without keeping it; waits up to `limit` for the first.
     pub(crate) fn for_each(&mut self, limit: Duration, mut each: impl FnMut(&[u8])) -> usize {
         if !self.wait_until(Instant::now() + limit) {
@@ -111,11 +141,6 @@ impl Wire {
         self.batch
             .receive(&self.socket, |frame, _| each(frame))
             .unwrap_or_else(|error| panic!("receiving from a packet socket: {error}"))
-    }
-
-    /// For senders that handle a full queue by themselves.
-    pub(crate) fn socket(&self) -> &PacketSocket {
-        &self.socket
     }
 
     fn fetch(&mut self) -> usize {

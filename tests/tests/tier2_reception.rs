@@ -3,7 +3,6 @@
 //! Every frame goes through the kernel's program and through the same pipeline on the host. What is expected is built
 //! and judged independently of `gre-common`.
 
-use std::thread::sleep;
 use std::time::Duration;
 
 use gre_common::counters::Owner;
@@ -275,13 +274,15 @@ fn r4_a_sender_that_starts_again_at_0_is_heard_after_two_seconds_of_silence() {
     let inner = inner_to_red(false);
     let expected = to_machine(RED_PORT, &hop(&inner));
     let (owner, port) = (Owner::Tunnel(tunnel), Owner::Port(RED_PORT));
-    let mut send = |case: &str, number| gateway.site_sends(case, &through(tunnel, &inner, number));
-    send("before", 1_000_000).leaves(owner, port, &expected);
-    send("at once", 0).is_dropped(owner, DropReason::SequenceOld);
-    sleep(Duration::from_millis(2100));
-    send("after a silence", 0).leaves(owner, port, &expected);
-    send("from there on", 1).leaves(owner, port, &expected);
-    send("a repeat", 1).is_dropped(owner, DropReason::SequenceOld);
+    let mut send = |case: &str, silence, number| {
+        let frame = through(tunnel, &inner, number);
+        gateway.site_sends_after(Duration::from_secs(silence), case, &frame)
+    };
+    send("before", 0, 1_000_000).leaves(owner, port, &expected);
+    send("at once", 0, 0).is_dropped(owner, DropReason::SequenceOld);
+    send("after a silence", 2, 0).leaves(owner, port, &expected);
+    send("from there on", 0, 1).leaves(owner, port, &expected);
+    send("a repeat", 0, 1).is_dropped(owner, DropReason::SequenceOld);
 }
 
 #[test]

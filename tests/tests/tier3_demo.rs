@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use gre_tests::can_use_namespaces;
 use gre_tests::gateway::{BPFFS, describe, left_by};
@@ -37,7 +36,7 @@ fn an_interrupted_demonstration_cleans_up() {
     }
     let mut demo = demo();
     let pid = demo.id();
-    wait::expect_within(Duration::from_secs(20), "a gateway runs", || {
+    wait::expect("a gateway runs", || {
         left_by(pid).iter().any(|path| path.starts_with(BPFFS))
     });
     let number = i32::try_from(pid).expect("a process id fits");

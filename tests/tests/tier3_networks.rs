@@ -1,10 +1,8 @@
 //! Tier 3: networks, ports and routing (CASES N1–N7).
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::net::{IpAddr, Ipv4Addr};
 
-use gre_tests::can_use_namespaces;
 use gre_tests::configuration as toml;
 use gre_tests::gateway::Gateway;
 use gre_tests::gre::{Header, Outer, Tunnel};
@@ -19,11 +17,11 @@ use gre_tests::topology::{Machine, Segment, Underlay};
 use gre_tests::transfer;
 use gre_tests::wait;
 use gre_tests::wire::Wire;
+use gre_tests::{barrier, can_use_namespaces};
 use nix::sys::signal::Signal;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-const ANSWER_LIMIT: Duration = Duration::from_millis(500);
 const SPACE: [&str; 2] = ["10.10.30.0/24", "fd00:10:30::/48"];
 const ROUTER: [&str; 2] = ["10.10.30.1/25", "fd00:10:30::1/64"];
 const ROUTER_BARE: [&str; 2] = ["10.10.30.1", "fd00:10:30::1"];
@@ -60,24 +58,12 @@ fn tenants_with_identical_addresses_and_endpoints_never_mix() {
         let (machine, inside) = (&machines[index].namespace, &branch.insides[index]);
         for ipv6 in [false, true] {
             assert!(
-                machine.reaches(branch_address(ipv6), 15),
+                machine.reaches(branch_address(ipv6)),
                 "{}",
                 gateway.cli_ok(&["show", "drop"])
             );
-            let ping = machine.ping(branch_address(ipv6), &format!("-c {pings} -i 0.01 -W 1"));
-            assert_eq!(
-                (ping.received, ping.ttl),
-                (pings, Some(63)),
-                "{}",
-                ping.text
-            );
-            let ping = inside.ping(machine_address(ipv6), &format!("-c {pings} -i 0.01 -W 1"));
-            assert_eq!(
-                (ping.received, ping.ttl),
-                (pings, Some(63)),
-                "{}",
-                ping.text
-            );
+            machine.expect_pings(branch_address(ipv6), pings, 63, "");
+            inside.expect_pings(machine_address(ipv6), pings, 63, "");
         }
     }
     std::thread::scope(|scope| {
@@ -90,23 +76,12 @@ fn tenants_with_identical_addresses_and_endpoints_never_mix() {
         }
     });
     branch.endpoint.assert_nothing_refused();
-    for (index, tenant) in TENANTS.iter().enumerate() {
-        let (peer, traffic) = (
-            branch.settled_counters(index),
-            gateway.traffic("tunnel", &format!("{tenant}-branch")),
-        );
-        assert_eq!(
-            (traffic.rx_packets, traffic.rx_bytes),
-            (peer.sent_packets, peer.sent_bytes),
-            "{tenant}"
-        );
-        assert_eq!(
-            (traffic.tx_packets, traffic.tx_bytes),
-            (peer.received_packets, peer.received_bytes),
-            "{tenant}"
-        );
-    }
-    let [red, blue] = [0, 1].map(|index| branch.settled_counters(index).received_packets);
+    let [red, blue] = [0, 1].map(|index| {
+        let name = format!("{}-branch", TENANTS[index]);
+        branch
+            .counters_as_of(&gateway, &name, index)
+            .received_packets
+    });
     assert_ne!(red, blue, "the tenants sent different numbers of packets");
 }
 
@@ -137,7 +112,7 @@ fn one_tenant_never_reaches_another() {
     assert!(
         machines[0]
             .namespace
-            .reaches(ROUTER_BARE[0].parse().unwrap(), 15)
+            .reaches(ROUTER_BARE[0].parse().unwrap())
     );
     let mut blue = Wire::open(&machines[1].end);
     let red = Wire::open(&machines[0].end);
@@ -159,7 +134,7 @@ fn one_tenant_never_reaches_another() {
         );
         red.send(&packet::ethernet(machines[0].end.mac, router, None, &inner));
     }
-    gateway.traffic("port", "red");
+    machines.iter().for_each(Machine::barrier);
     let leaked = blue
         .drain()
         .iter()
@@ -183,6 +158,8 @@ fn routes_agree_with_a_naive_model_while_they_change_under_traffic() {
     }
     const ROUNDS: u64 = 6;
     const BACKGROUND_RATE: u64 = 20_000;
+    /// So many packets find room in the ring of a link beside the stream; a marker over a route of its own follows them.
+    const AT_ONCE: u64 = 80;
     let running = Office::new(false, |tunnel| tunnel.with_key(1001)).start();
     let office = &running.office;
     let mut random = SmallRng::seed_from_u64(2);
@@ -203,8 +180,8 @@ fn routes_agree_with_a_naive_model_while_they_change_under_traffic() {
         running
             .gateway
             .apply(&(office.configuration() + &table.configuration(&office.tunnel)));
-        site.drain();
         let mut expected = BTreeMap::new();
+        let mut taken = BTreeMap::new();
         for number in 0..4000_u64 {
             let destination = table.some_destination(&mut random);
             let source = machine_address(destination.is_ipv6());
@@ -219,22 +196,16 @@ fn routes_agree_with_a_naive_model_while_they_change_under_traffic() {
             if let Some(key) = table.look_up(destination) {
                 expected.insert(number, (destination, key));
             }
-        }
-        running.gateway.traffic("tunnel", "t0");
-        let mut arrived = Vec::new();
-        // On a busy machine the last packets are still on their way.
-        let late = Duration::from_secs(2);
-        while arrived.len() < expected.len()
-            && let Some(packet) = site.expect(late, |frame| labelled(frame, round))
-        {
-            arrived.push(packet);
-        }
-        let surplus = site.drain();
-        arrived.extend(surplus.iter().filter_map(|frame| labelled(frame, round)));
-        let mut taken = BTreeMap::new();
-        for (key, number) in arrived {
-            let before = taken.insert(number, key);
-            assert_eq!(before, None, "packet {number} left twice");
+            if (number + 1) % AT_ONCE == 0 {
+                let marker = format!("marker {round} {number}");
+                machine.send(&office.frame_to_branch(marker.as_bytes()));
+                for frame in site.before(marker.as_bytes()) {
+                    if let Some((key, number)) = labelled(&frame, round) {
+                        let before = taken.insert(number, key);
+                        assert_eq!(before, None, "packet {number} left twice");
+                    }
+                }
+            }
         }
         for (number, (destination, key)) in &expected {
             assert_eq!(
@@ -253,7 +224,7 @@ fn routes_agree_with_a_naive_model_while_they_change_under_traffic() {
         }
     }
     assert_eq!(site.overruns(), 0);
-    background.stop().assert_lossless(BACKGROUND_RATE / 2);
+    background.stop().assert_nothing_lost();
 }
 
 /// N3: VLAN 100 and VLAN 200 of one device are two networks with the same addresses; a tag that no port has is the
@@ -288,16 +259,16 @@ fn vlans_of_one_device_are_separate_networks_and_an_unknown_tag_passes_to_the_ke
     for (index, machine) in machines.iter().enumerate() {
         for ipv6 in [false, true] {
             assert!(
-                machine.namespace.reaches(router_address(ipv6), 15),
+                machine.namespace.reaches(router_address(ipv6)),
                 "the gateway answers on VLAN {}",
                 vlans[index]
             );
             assert!(
-                machine.namespace.reaches(branch_address(ipv6), 15),
+                machine.namespace.reaches(branch_address(ipv6)),
                 "{}",
                 gateway.cli_ok(&["show", "drop"])
             );
-            assert!(branch.insides[index].reaches(machine_address(ipv6), 15));
+            assert!(branch.insides[index].reaches(machine_address(ipv6)));
         }
     }
     transfer::tcp(
@@ -320,25 +291,22 @@ fn vlans_of_one_device_are_separate_networks_and_an_unknown_tag_passes_to_the_ke
 
     let mut kernel = Wire::open(&segment.gateway);
     let wire = Wire::open(&untagged.end);
-    let inner = packet::udp(
-        machine_address(false),
-        branch_address(false),
-        (1, 2),
-        Fields::default(),
-        b"stray",
-    );
-    let stray = packet::ethernet(untagged.end.mac, segment.gateway.mac, Some(300), &inner);
+    let frame = |vlan, text: &[u8]| {
+        let (source, destination) = (machine_address(false), branch_address(false));
+        let inner = packet::udp(source, destination, (1, 2), Fields::default(), text);
+        packet::ethernet(untagged.end.mac, segment.gateway.mac, Some(vlan), &inner)
+    };
+    let stray = frame(300, b"stray");
+    wire.send(&frame(100, b"known"));
     wire.send(&stray);
-    let seen = kernel.expect(ANSWER_LIMIT, |frame| {
+    let mut before = Vec::new();
+    let seen = kernel.expect("a frame with a tag that no port has", |frame| {
+        before.push(frame.to_vec());
         contains(frame, b"stray").then(|| frame.to_vec())
     });
-    assert_eq!(seen, Some(stray));
-    let known = packet::ethernet(untagged.end.mac, segment.gateway.mac, Some(100), &inner);
-    wire.send(&known);
-    let seen = kernel.expect(Duration::from_millis(200), |frame| {
-        contains(frame, b"stray").then_some(())
-    });
-    assert!(seen.is_none(), "a packet of a port reached the kernel");
+    assert_eq!(seen, stray);
+    let known = before.iter().find(|frame| contains(frame, b"known"));
+    assert_eq!(known, None, "a packet of a port reached the kernel");
 }
 
 /// N4, first part: the port's own address answers ARP, neighbour solicitation and echo in each network that has it,
@@ -356,11 +324,10 @@ fn the_gateway_answers_for_its_own_address_in_each_network() {
     for (machine, tenant) in machines.iter().zip(TENANTS) {
         for ipv6 in [false, true] {
             // The first reply may have to wait until the machine is known.
-            assert!(machine.namespace.reaches(router_address(ipv6), 15));
-            let ping = machine
+            assert!(machine.namespace.reaches(router_address(ipv6)));
+            machine
                 .namespace
-                .ping(router_address(ipv6), "-c 5 -i 0.01 -W 1 -s 1000");
-            assert_eq!((ping.received, ping.ttl), (5, Some(64)), "{}", ping.text);
+                .expect_pings(router_address(ipv6), 5, 64, "-s 1000");
         }
         let traffic = gateway.traffic("port", tenant);
         assert!(
@@ -374,11 +341,21 @@ fn the_gateway_answers_for_its_own_address_in_each_network() {
             2,
             "both families resolve to the port's MAC: {neighbours}"
         );
-        assert!(
-            !machine.namespace.reaches("10.10.30.9".parse().unwrap(), 1),
-            "the gateway answered for a stranger"
-        );
+        assert_no_answer_for(machine, Ipv4Addr::new(10, 10, 30, 9));
     }
+}
+
+/// The machine asks who has an address; behind the question nothing but the answer to a barrier comes.
+#[track_caller]
+fn assert_no_answer_for(machine: &Machine, stranger: Ipv4Addr) {
+    let mut wire = Wire::open(&machine.end);
+    wire.send(&barrier::question(machine.end.mac, next_mac(), stranger));
+    machine.barrier();
+    let frames = wire.drain();
+    let answer = frames
+        .iter()
+        .find(|frame| contains(frame, &stranger.octets()));
+    assert_eq!(answer, None, "the gateway answered for a stranger");
 }
 
 /// N4, second part: a machine that never sent anything is found by asking on the port.
@@ -394,12 +371,10 @@ fn a_silent_machine_is_resolved_by_the_gateway() {
         &["10.11.30.65/26", "fd00:11::65/48"],
     )]);
     for ipv6 in [false, true] {
-        let took = wait::expect_within(
-            Duration::from_secs(3),
-            "the machine answers the branch",
-            || branch.insides[0].reaches(machine_address(ipv6), 1),
+        assert!(
+            branch.insides[0].reaches(machine_address(ipv6)),
+            "the machine does not answer the branch"
         );
-        assert!(took < Duration::from_secs(2), "resolving took {took:?}");
         let address = machine_address(ipv6).to_string();
         let neighbours = gateway.show("neighbour");
         let found = neighbours.iter().find(|row| row["address"] == address);
@@ -421,7 +396,6 @@ fn a_flood_for_unknown_addresses_of_one_tenant_keeps_no_machine_of_another_unkno
     const FLOOD: usize = 100_000;
     /// What the buffer holds: 1 MiB of records of 40 bytes.
     const HELD: u64 = (1 << 20) / 40;
-    const SETTLED: Duration = Duration::from_millis(200);
     let namespace = Namespace::new("gateway");
     let underlay = Underlay::new(&namespace, 0);
     let _machines = machines_of_tenants(&namespace);
@@ -460,12 +434,12 @@ fn a_flood_for_unknown_addresses_of_one_tenant_keeps_no_machine_of_another_unkno
     let site = Wire::open(&underlay.site);
     gateway.signal(Signal::SIGSTOP);
     site.send_all(&flood);
-    // Afterwards, so that the flood does not push the packet itself off the link.
-    std::thread::sleep(SETTLED);
+    // So that the flood does not push the packet itself off the link.
+    underlay.barrier();
     site.send(&frame(&tunnels[1], machine_address(false)));
-    std::thread::sleep(SETTLED);
+    underlay.barrier();
     gateway.signal(Signal::SIGCONT);
-    wait::expect_within(Duration::from_secs(3), "the machine is resolved", is_known);
+    wait::expect("the machine is resolved", is_known);
     let dropped = gateway
         .traffic("port", TENANTS[0])
         .dropped("neighbour_unresolved");
@@ -475,27 +449,16 @@ fn a_flood_for_unknown_addresses_of_one_tenant_keeps_no_machine_of_another_unkno
     );
 }
 
-/// N4, third part: a machine whose MAC changes is reachable again within a second, seen from the branch, although it
-/// has announced nothing.
+/// N4, third part: a machine whose MAC changes is reachable again, seen from the branch, although it has announced
+/// nothing. How soon it is asked for, a test in `neighbour.rs` tells, whose clock does not run.
 #[test]
-fn a_machine_that_changes_its_mac_is_reachable_again_within_a_second() {
+fn a_machine_that_silently_changes_its_mac_is_found_again() {
     if !can_use_namespaces() {
         return;
     }
     let mut running = Office::new(false, |tunnel| tunnel.with_key(1001)).start();
     running.office.machine.end.set_mac(next_mac());
-    let start = Instant::now();
-    let reached = wait::until(Duration::from_secs(5), || {
-        running.branch.insides[0]
-            .ping(machine_address(false), "-c 1 -W 0.05")
-            .received
-            > 0
-    });
-    let took = start.elapsed();
-    assert!(
-        reached && took < Duration::from_secs(1),
-        "reachable: {reached}, after {took:?}"
-    );
+    assert!(running.branch.insides[0].reaches(machine_address(false)));
 }
 
 /// N5: a packet from one tunnel leaves in another in one pass, with that one's key and one hop less.
@@ -541,12 +504,11 @@ fn a_packet_goes_from_one_tunnel_into_another() {
     for destination in ["10.30.0.5", "fd00:30::5"] {
         let destination = destination.parse().unwrap();
         assert!(
-            left.insides[0].reaches(destination, 15),
+            left.insides[0].reaches(destination),
             "{}",
             gateway.cli_ok(&["show", "drop"])
         );
-        let ping = left.insides[0].ping(destination, "-c 10 -i 0.01 -W 1");
-        assert_eq!((ping.received, ping.ttl), (10, Some(63)), "{}", ping.text);
+        left.insides[0].expect_pings(destination, 10, 63, "");
         transfer::tcp(&left.insides[0], &right.insides[0], destination, 2 << 20, 1).unwrap();
     }
     transfer::tcp(
@@ -559,12 +521,7 @@ fn a_packet_goes_from_one_tunnel_into_another() {
     .unwrap();
     left.endpoint.assert_nothing_refused();
     right.endpoint.assert_nothing_refused();
-    let sent = right.settled_counters(0);
-    let traffic = gateway.traffic("tunnel", "right");
-    assert_eq!(
-        (traffic.rx_packets, traffic.tx_packets),
-        (sent.sent_packets, sent.received_packets)
-    );
+    right.counters_as_of(&gateway, "right", 0);
 }
 
 /// N6: nothing to do with a packet is counted as such, and a blackhole as a blackhole.
@@ -578,6 +535,8 @@ fn no_route_and_blackhole_are_drops_with_reasons_of_their_own() {
         + &toml::route(NETWORK, "10.66.0.0/16", "\"blackhole\"")
         + &toml::route(NETWORK, "fd00:66::/32", "\"blackhole\"");
     running.gateway.apply(&configuration);
+    // What the tunnel carries is what this test sends.
+    drop(running.branch);
     let wire = Wire::open(&running.office.machine.end);
     let site = Wire::open(&running.office.underlay.site);
     let cases = [
@@ -598,6 +557,7 @@ fn no_route_and_blackhole_are_drops_with_reasons_of_their_own() {
             None,
             &from_port,
         ));
+        running.office.machine.barrier();
         let now = running.gateway.traffic("port", PORT);
         assert_eq!(
             now.dropped(reason) - port.dropped(reason),
@@ -611,6 +571,7 @@ fn no_route_and_blackhole_are_drops_with_reasons_of_their_own() {
             destination.parse().unwrap(),
         );
         site.send(&running.office.underlay_frame(&from_branch));
+        running.office.underlay.barrier();
         let now = running.gateway.traffic("tunnel", TUNNEL);
         assert_eq!(
             now.dropped(reason) - tunnel.dropped(reason),
@@ -621,8 +582,8 @@ fn no_route_and_blackhole_are_drops_with_reasons_of_their_own() {
     }
 }
 
-/// N7 from machine to tunnel: a tenant, a network, a port, a tunnel and routes come and go; a stream of 100 000
-/// packets/s of somebody else loses none.
+/// N7 from machine to tunnel: a tenant, a network, a port, a tunnel and routes come and go; a stream of somebody else
+/// loses no packet.
 #[test]
 fn changes_of_others_lose_no_packet_on_the_way_into_a_tunnel() {
     if !can_use_namespaces() {
@@ -658,6 +619,9 @@ fn tenants() -> String {
     sections.concat()
 }
 
+/// Packets of a stream between two changes.
+const BETWEEN: u64 = 10_000;
+
 /// Two rounds in which a newcomer and all it has come, change and go, beside a stream of the office.
 fn changes_beside_a_stream(start: impl FnOnce(&Office) -> Stream) {
     let office = Office::new(false, |tunnel| tunnel.with_key(1001));
@@ -688,23 +652,35 @@ fn changes_beside_a_stream(start: impl FnOnce(&Office) -> Stream) {
     let own_route = toml::route(NETWORK, "10.71.0.0/16", "\"blackhole\"");
     let stream = start(&office);
     for _ in 0..2 {
-        std::thread::sleep(Duration::from_millis(200));
+        stream.flow(BETWEEN);
         gateway.apply(&[&*plain, &tenant].concat());
         assert!(
-            newcomer.namespace.reaches(router_address(false), 15),
+            newcomer.namespace.reaches(router_address(false)),
             "the newcomer works"
         );
         gateway.apply(&[&*plain, &tenant, &more_routes, &own_route].concat());
         gateway.apply(&[&*plain, &tenant].concat());
         gateway.apply(&plain);
-        assert!(
-            !newcomer.namespace.reaches(router_address(false), 1),
-            "the newcomer is gone"
-        );
+        assert_left_to_the_kernel(&newcomer);
     }
+    stream.flow(BETWEEN);
     let report = stream.stop();
     println!("{report:?}");
-    report.assert_lossless(FULL_RATE);
+    report.assert_nothing_lost();
+}
+
+/// What a machine sends arrives, unchanged, at the kernel of the gateway's host: its device is nobody's port.
+#[track_caller]
+fn assert_left_to_the_kernel(machine: &Machine) {
+    let (source, router) = (machine_address(false), router_address(false));
+    let echo = packet::echo_request(source, router, 1, 1, b"nobody's");
+    let sent = packet::ethernet(machine.end.mac, machine.gateway.mac, None, &echo);
+    let mut kernel = Wire::open(&machine.gateway);
+    Wire::open(&machine.end).send(&sent);
+    let seen = kernel.expect("a frame of a device that is no port", |frame| {
+        contains(frame, b"nobody's").then(|| frame.to_vec())
+    });
+    assert_eq!(seen, sent);
 }
 
 /// Routes to eight tunnels, searched the plain way.

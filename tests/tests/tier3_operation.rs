@@ -3,13 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Output;
-use std::time::Duration;
 
 use gre_tests::bpf::Attachment;
 use gre_tests::can_use_namespaces;
 use gre_tests::configuration as toml;
 use gre_tests::gateway::{Gateway, Traffic, describe};
 use gre_tests::gre::{self, Outer};
+use gre_tests::link::End;
 use gre_tests::netns::Handle;
 use gre_tests::packet::{self, ETHERNET_HEADER, Fields};
 use gre_tests::scenario::{
@@ -27,7 +27,8 @@ use serde_json::Value;
 const KEY_OFFSET: usize = ETHERNET_HEADER + 20 + 4;
 
 /// O1: 60 000 packets, many of them faulty in one of many ways, from both sides at once. All
-/// that came in left or was dropped for one reason; what the counters say left is what the two wires saw.
+/// that came in left or was dropped for one reason; what the counters say left is what the two wires saw, or the link
+/// behind the gateway had no room for.
 #[test]
 fn every_packet_in_is_a_packet_out_or_one_counted_drop() {
     if !can_use_namespaces() {
@@ -44,7 +45,14 @@ fn every_packet_in_is_a_packet_out_or_one_counted_drop() {
     drop(branch);
     let mut site = Wire::open(&office.underlay.site);
     let mut machine = Wire::open(&office.machine.end);
-    let before = Accounts::read(&gateway);
+    let before = Accounts::at_rest(&gateway, &office);
+    let ends = [
+        &office.underlay.site,
+        &office.underlay.gateway,
+        &office.machine.end,
+        &office.machine.gateway,
+    ];
+    let lost_before = ends.map(End::overflowed);
     site.drain();
     machine.drain();
     let from_site = faulty_tunnel_frames(&office, 30_000);
@@ -54,8 +62,9 @@ fn every_packet_in_is_a_packet_out_or_one_counted_drop() {
         scope.spawn(move || site.send_all(&slices(&from_site)));
         scope.spawn(move || machine.send_all(&slices(&from_machine)));
     });
-    let after = Accounts::read(&gateway);
-    after.assert_balanced();
+    let after = Accounts::at_rest(&gateway, &office);
+    let [from_site, to_site, from_machine, to_machine] =
+        [0, 1, 2, 3].map(|end| ends[end].overflowed() - lost_before[end]);
 
     let (tunnel, port) = (
         after.since(&before, "tunnel", TUNNEL),
@@ -66,13 +75,13 @@ fn every_packet_in_is_a_packet_out_or_one_counted_drop() {
     let reserved =
         after.device_drops(device, "gre_reserved") - before.device_drops(device, "gre_reserved");
     assert!(reserved > 1000, "{reserved} packets had a reserved bit");
-    assert_eq!(
-        tunnel.rx_packets + reserved,
-        30_000,
-        "every GRE packet is counted once: {tunnel:?}"
+    let received = tunnel.rx_packets + reserved;
+    assert!(
+        (received..=received + from_site).contains(&30_000),
+        "every GRE packet is counted once: {tunnel:?}, {from_site} lost before the gateway"
     );
     assert!(
-        port.rx_packets >= 30_000,
+        port.rx_packets + from_machine >= 30_000,
         "every IP packet of the machine counts as received: {port:?}"
     );
     let reasons: BTreeSet<&String> = tunnel.drops.keys().chain(port.drops.keys()).collect();
@@ -83,14 +92,20 @@ fn every_packet_in_is_a_packet_out_or_one_counted_drop() {
 
     assert_eq!((site.overruns(), machine.overruns()), (0, 0));
     let left = site.drain().iter().filter(|frame| is_gre(frame)).count() as u64;
-    assert_eq!(left, tunnel.tx_packets, "packets that left in the tunnel");
+    assert!(
+        (left..=left + to_site).contains(&tunnel.tx_packets),
+        "{left} packets left in the tunnel, {to_site} were lost behind it: {tunnel:?}"
+    );
     let left = machine
         .drain()
         .iter()
         // The kernel of the gateway's host sends multicast listener reports on the device.
         .filter(|frame| frame[..6] == office.machine.end.mac && is_ip_but_not_discovery(frame))
         .count() as u64;
-    assert_eq!(left, port.tx_packets, "packets that left to the machine");
+    assert!(
+        (left..=left + to_machine).contains(&port.tx_packets),
+        "{left} packets left to the machine, {to_machine} were lost behind it: {port:?}"
+    );
 }
 
 /// O1, second sentence: with nothing else running, what the peer sent is what the tunnel received, to the byte, and a
@@ -101,7 +116,9 @@ fn a_tunnel_counts_exactly_what_its_peer_sent() {
         return;
     }
     let running = Office::new(false, |tunnel| tunnel.with_key(1001)).start();
-    let before = Accounts::read(&running.gateway);
+    // What the tunnel carries is what this test sends.
+    drop(running.branch);
+    let before = Accounts::at_rest(&running.gateway, &running.office);
     let good = running.office.frame_from_branch(&[7; 100]);
     let mut unknown = good.clone();
     unknown[KEY_OFFSET] ^= 0xff;
@@ -116,7 +133,7 @@ fn a_tunnel_counts_exactly_what_its_peer_sent() {
     ]
     .concat();
     wire.send_all(&frames);
-    let after = Accounts::read(&running.gateway);
+    let after = Accounts::at_rest(&running.gateway, &running.office);
     let tunnel = after.since(&before, "tunnel", TUNNEL);
     assert_eq!(
         (tunnel.rx_packets, tunnel.rx_dropped),
@@ -136,7 +153,6 @@ fn a_tunnel_counts_exactly_what_its_peer_sent() {
             - before.device_drops(device, "unknown_tunnel"),
         200
     );
-    after.assert_balanced();
 }
 
 /// A million frames made of good ones by chance — bytes changed, cut, lengthened — on the underlay and on the port. The
@@ -194,8 +210,7 @@ fn a_million_mutated_packets_leave_the_gateway_forwarding_and_its_counters_consi
         scope.spawn(|| send_mutated(&site, &site_seeds, FRAMES, 11));
         scope.spawn(|| send_mutated(&machine, &machine_seeds, FRAMES, 12));
     });
-    let accounts = Accounts::read(&running.gateway);
-    accounts.assert_balanced();
+    let accounts = Accounts::at_rest(&running.gateway, &running.office);
     assert!(
         accounts.total(|traffic| traffic.rx_packets) > 500_000,
         "most packets were the gateway's: {accounts:?}"
@@ -203,7 +218,7 @@ fn a_million_mutated_packets_leave_the_gateway_forwarding_and_its_counters_consi
     for ipv6 in [false, true] {
         running.expect_reachable(ipv6);
     }
-    Accounts::read(&running.gateway).assert_balanced();
+    Accounts::at_rest(&running.gateway, &running.office);
 }
 
 /// O3: a file with three mistakes is refused with all three and their places; not one counter, id or route differs
@@ -346,11 +361,11 @@ fn a_device_that_cannot_be_followed_does_not_hold_up_the_others() {
     // The driver of a bridge takes no program.
     namespace.sh("ip link del odd");
     namespace.sh("ip link add odd up type bridge");
-    wait::expect_within(Duration::from_secs(5), "the bridge is refused", || {
+    wait::expect("the bridge is refused", || {
         gateway.log().contains("odd has changed, which cannot be")
     });
     namespace.sh(&format!("ip link set {PORT} mtu 1300"));
-    wait::expect_within(Duration::from_secs(5), "the port has its new MTU", || {
+    wait::expect("the port has its new MTU", || {
         gateway.show_one("port", PORT)["mtu"] == 1300
     });
     assert!(!has_xdp(namespace, "odd"));
@@ -372,7 +387,7 @@ fn routes_to_a_missing_device_are_unreachable_and_no_blackholes() {
         let route = routes.iter().find(|row| row["prefix"] == prefix);
         route.map(|row| row["next_hop"]["kind"].clone())
     };
-    wait::expect_within(Duration::from_secs(5), "the subnet is unreachable", || {
+    wait::expect("the subnet is unreachable", || {
         kind_of("10.10.30.0/25") == Some("unreachable".into())
     });
     assert_eq!(kind_of("10.66.0.0/16"), Some("blackhole".into()));
@@ -526,29 +541,25 @@ fn detach_after_sigkill_leaves_no_program_map_or_pin() {
         );
     }
     // The kernel frees them after a grace period.
-    wait::expect_within(
-        Duration::from_secs(5),
-        "the kernel has freed everything",
-        || {
-            let (left_programs, left_maps) = (
-                ids(&bpftool(&["prog", "show"])),
-                ids(&bpftool(&["map", "show"])),
-            );
-            let links = bpftool(&["link", "show"]);
-            let held = rows(&links)
-                .iter()
-                .filter_map(|link| link["prog_id"].as_u64())
-                .any(|id| programs.contains(&id));
-            !held && programs.is_disjoint(&left_programs) && maps.is_disjoint(&left_maps)
-        },
-    );
+    wait::expect("the kernel has freed everything", || {
+        let (left_programs, left_maps) = (
+            ids(&bpftool(&["prog", "show"])),
+            ids(&bpftool(&["map", "show"])),
+        );
+        let links = bpftool(&["link", "show"]);
+        let held = rows(&links)
+            .iter()
+            .filter_map(|link| link["prog_id"].as_u64())
+            .any(|id| programs.contains(&id));
+        !held && programs.is_disjoint(&left_programs) && maps.is_disjoint(&left_maps)
+    });
     // The host itself is reachable as ever.
     assert!(
         running
             .office
             .underlay
             .host
-            .reaches(running.office.underlay.gateway_address(false), 5)
+            .reaches(running.office.underlay.gateway_address(false))
     );
     let again = running.gateway.cli(&["detach"]);
     assert!(
@@ -615,7 +626,7 @@ fn bridge(xdp_mode: &str) -> String {
     )
 }
 
-/// Counters of all tunnels and ports, and drops of devices, at rest.
+/// Counters of all tunnels and ports, and drops of devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Accounts {
     traffic: BTreeMap<(&'static str, String), Traffic>,
@@ -623,41 +634,48 @@ struct Accounts {
 }
 
 impl Accounts {
-    fn read(gateway: &Gateway) -> Self {
-        wait::settled(Duration::from_millis(300), Duration::from_secs(10), || {
-            let mut traffic = BTreeMap::new();
-            for kind in ["tunnel", "port"] {
-                for row in gateway.show(kind) {
-                    let name = row["name"].as_str().expect("it has a name").to_owned();
-                    traffic.insert((kind, name), Traffic::of(&row));
-                }
-            }
-            Self {
-                traffic,
-                devices: gateway.show("device"),
-            }
-        })
+    /// The counters once the gateway has dealt with all that was sent and with what the machine replied to it; they must
+    /// balance. The kernels of machine and branch may say something by themselves while the counters are read, so they
+    /// are read until they do.
+    #[track_caller]
+    fn at_rest(gateway: &Gateway, office: &Office) -> Self {
+        office.underlay.barrier();
+        office.machine.barrier();
+        office.machine.barrier();
+        let mut accounts = Self::read(gateway);
+        let balanced = wait::until(|| {
+            accounts = Self::read(gateway);
+            accounts.are_balanced()
+        });
+        assert!(balanced, "{accounts:#?}");
+        accounts
     }
 
-    /// All that came in, at any tunnel or port, left at one or was dropped; and each one's drops have reasons.
-    #[track_caller]
-    fn assert_balanced(&self) {
-        for (owner, traffic) in &self.traffic {
-            let by_reason: u64 = traffic.drops.values().sum();
-            assert_eq!(
-                by_reason,
-                traffic.rx_dropped + traffic.tx_dropped,
-                "drops of {owner:?}: {traffic:?}"
-            );
-            assert!(
-                traffic.rx_dropped <= traffic.rx_packets,
-                "{owner:?}: {traffic:?}"
-            );
+    fn read(gateway: &Gateway) -> Self {
+        let mut traffic = BTreeMap::new();
+        for kind in ["tunnel", "port"] {
+            for row in gateway.show(kind) {
+                let name = row["name"].as_str().expect("it has a name").to_owned();
+                traffic.insert((kind, name), Traffic::of(&row));
+            }
         }
+        Self {
+            traffic,
+            devices: gateway.show("device"),
+        }
+    }
+
+    /// Whether all that came in, at any tunnel or port, left at one or was dropped; and each one's drops have reasons.
+    fn are_balanced(&self) -> bool {
+        let each_explains_its_drops = self.traffic.values().all(|traffic| {
+            let by_reason: u64 = traffic.drops.values().sum();
+            by_reason == traffic.rx_dropped + traffic.tx_dropped
+                && traffic.rx_dropped <= traffic.rx_packets
+        });
         let received = self.total(|traffic| traffic.rx_packets);
         let sent = self.total(|traffic| traffic.tx_packets);
         let dropped = self.total(|traffic| traffic.rx_dropped + traffic.tx_dropped);
-        assert_eq!(received, sent + dropped, "{:#?}", self.traffic);
+        each_explains_its_drops && received == sent + dropped
     }
 
     fn total(&self, counter: impl Fn(&Traffic) -> u64) -> u64 {

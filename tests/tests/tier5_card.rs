@@ -2,7 +2,6 @@
 //! on one Ethernet segment: one is the gateway's underlay, the other the site's.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use gre_tests::configuration as toml;
 use gre_tests::gateway::Gateway;
@@ -19,7 +18,6 @@ const ROUTERS: [&str; 2] = ["10.10.30.1/25", "fd00:10:30::1/64"];
 const BARE_ROUTERS: [&str; 2] = ["10.10.30.1", "fd00:10:30::1"];
 const HOST: [&str; 2] = ["10.10.30.4/25", "fd00:10:30::4/64"];
 const BYTES: usize = 256 << 10;
-const PATIENCE: Duration = Duration::from_secs(60);
 /// The Ethernet addresses that the emulator gives the cards.
 const CARDS: [&str; 2] = ["02:67:72:ff:00:00", "02:67:72:ff:00:01"];
 
@@ -78,7 +76,7 @@ fn forwards_on_a_card(mode: &str, host: impl FnOnce(&Handle) -> Machine) {
 fn take_card(address: &str, namespace: &Namespace, name: &str) -> End {
     let own = Handle::current().expect("/proc is mounted");
     let mut device = None;
-    let found = wait::until(PATIENCE, || {
+    let found = wait::until(|| {
         let links = own.sh("ip -o link");
         let link = links.lines().find(|line| line.contains(address));
         device = link.and_then(|line| Some(line.split(": ").nth(1)?.to_owned()));
@@ -97,9 +95,8 @@ fn take_card(address: &str, namespace: &Namespace, name: &str) -> End {
 
 #[track_caller]
 fn expect_answers(from: &Handle, to: IpAddr, gateway: &Gateway) {
-    let answered = wait::until(PATIENCE, || from.ping(to, "-c 1 -W 1").received > 0);
     assert!(
-        answered,
+        from.reaches(to),
         "{to} does not answer\n{}\n{}",
         gateway.cli_ok(&["show", "drop"]),
         gateway.cli_ok(&["show", "device"])

@@ -3,7 +3,6 @@
 
 use std::net::IpAddr;
 use std::path::Path;
-use std::time::Duration;
 
 use gre_tests::broken_program::{self, OBJECTION};
 use gre_tests::can_use_namespaces;
@@ -18,7 +17,6 @@ use gre_tests::scenario::{
 use gre_tests::stream::{self, Stream};
 use gre_tests::topology::{Machine, Segment, Underlay};
 use gre_tests::transfer::{self, Place};
-use gre_tests::wait;
 use gre_userspace::kernel;
 use gre_userspace::object::GATEWAY;
 
@@ -28,8 +26,6 @@ const BARE_ROUTERS: [&str; 2] = ["10.10.30.1", "fd00:10:30::1"];
 const HOST: [&str; 2] = ["10.10.30.4/25", "fd00:10:30::4/64"];
 /// Bytes of a transfer: some hundred full packets.
 const BYTES: usize = 256 << 10;
-/// An emulated kernel takes its time.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// All that a tunnel may have: checksum, key, sequence.
 const OPTIONS: [(bool, bool, bool); 8] = [
@@ -176,11 +172,10 @@ fn expect_separate(
     let before = of_others();
     for ipv6 in [false, true] {
         expect_answers(&host.namespace, branch_address(ipv6), 63, tenant, gateway);
-        let options = format!("{ping_options} -c 1 -W 5");
-        let answered = wait::until(PATIENCE, || {
-            site_host.ping(machine_address(ipv6), &options).received > 0
-        });
-        assert!(answered, "{tenant}'s site does not reach its host");
+        assert!(
+            site_host.reaches_by(machine_address(ipv6), ping_options),
+            "{tenant}'s site does not reach its host"
+        );
         let seed = tenant.len() as u64;
         transfer::tcp(&host.namespace, site, branch_address(ipv6), BYTES, seed)
             .expect("TCP to the site");
@@ -263,6 +258,8 @@ fn restart_and_sigkill_lose_no_packet_and_detach_leaves_nothing() {
     }
     /// Packets a second each way: few enough for an emulated processor.
     const RATE: u64 = 500;
+    /// Packets of a stream between two events.
+    const BETWEEN: u64 = 50;
     let office = Office::new(false, |tunnel| tunnel.with_key(1001));
     let mut gateway = Gateway::start(&office.namespace, &office.configuration());
     let addresses = ["10.11.30.65/26", "fd00:11::65/48"].map(str::to_owned);
@@ -291,22 +288,23 @@ fn restart_and_sigkill_lose_no_packet_and_detach_leaves_nothing() {
             RATE,
         ),
     ];
+    let flow = || streams.each_ref().map(|stream| stream.flow(BETWEEN));
+    flow();
     gateway.stop();
+    flow();
     gateway.run();
+    flow();
     gateway.kill();
+    flow();
     gateway.run();
+    flow();
     let packets = gateway.show_one("tunnel", TUNNEL)["rx"]["packets"].as_u64();
     assert!(
         packets > Some(0),
         "counters are those of before: {packets:?}"
     );
     for stream in streams {
-        let report = stream.stop();
-        assert!(
-            report.sent > 0 && report.lost <= report.overflowed,
-            "{report:?}"
-        );
-        assert_eq!((report.repeated, report.overruns), (0, 0), "{report:?}");
+        stream.stop().assert_nothing_lost();
     }
     gateway.kill();
     expect_answers(
@@ -382,19 +380,16 @@ fn with_options(
 /// `from` gets an answer with this TTL once everything is resolved.
 #[track_caller]
 fn expect_answers(from: &Handle, to: IpAddr, ttl: u8, what: &str, gateway: &Gateway) {
-    let mut last = None;
-    let answered = wait::until(PATIENCE, || {
-        let ping = from.ping(to, "-c 1 -W 1");
-        let is_answered = ping.received > 0;
-        last = Some(ping);
-        is_answered
-    });
-    let last = last.expect("it was asked once");
     assert!(
-        answered,
-        "{to} does not answer ({what}): {}\n{}",
-        last.text,
+        from.reaches(to),
+        "{to} does not answer ({what}):\n{}",
         gateway.cli_ok(&["show", "drop"])
     );
-    assert_eq!(last.ttl, Some(ttl), "{what}: {}", last.text);
+    let ping = from.ping(to, "");
+    assert_eq!(
+        (ping.received, ping.ttl),
+        (1, Some(ttl)),
+        "{what}: {}",
+        ping.text
+    );
 }

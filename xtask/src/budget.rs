@@ -147,9 +147,9 @@ impl Cost {
         figures
             .into_iter()
             .filter_map(move |(what, found, stored)| {
-                let change = f64::from(found) / f64::from(stored) - 1.0;
-                (change > margin).then(|| {
-                    let percent = change * 100.0;
+                let (is, was) = (f64::from(found), f64::from(stored));
+                (is > was * (1.0 + margin)).then(|| {
+                    let percent = (is / was - 1.0) * 100.0;
                     format!("{found} {what}, {percent:+.1} % of the stored {stored}")
                 })
             })

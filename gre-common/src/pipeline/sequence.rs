@@ -18,20 +18,35 @@ const TIME_MASK: u64 = 0x7fff_ffff;
 /// How often a lost race against another CPU is tried again.
 const ATTEMPTS: usize = 4;
 
+/// The state once this number has been accepted.
+pub const fn accepted(number: u32, now: u64) -> u64 {
+    state(number, time_of(now))
+}
+
 /// Accepts the number or tells why not; the cell then remembers it.
 #[inline(always)]
 pub(super) fn accept<C: SequenceCell>(cell: &C, number: u32, now: u64) -> Result<(), DropReason> {
-    let time = (now >> TIME_SHIFT) & TIME_MASK;
+    let time = time_of(now);
     for _ in 0..ATTEMPTS {
         let current = cell.load();
         if !is_acceptable(current, number, time) {
             break;
         }
-        if cell.replace(current, VALID | time << 32 | u64::from(number)) {
+        if cell.replace(current, state(number, time)) {
             return Ok(());
         }
     }
     Err(DropReason::SequenceOld)
+}
+
+#[inline(always)]
+const fn time_of(now: u64) -> u64 {
+    (now >> TIME_SHIFT) & TIME_MASK
+}
+
+#[inline(always)]
+const fn state(number: u32, time: u64) -> u64 {
+    VALID | time << 32 | number as u64
 }
 
 #[inline(always)]

@@ -112,6 +112,13 @@ impl HostGateway {
         })
     }
 
+    /// Sets what a tunnel has received.
+    pub fn set_received(&self, id: TunnelId, state: u64) {
+        if let Some(cell) = self.tables.sequences.get(&id) {
+            cell.received.store(state, Relaxed);
+        }
+    }
+
     /// Gives every port its whole budget of events again.
     pub fn renew_event_budgets(&self) {
         self.tables.event_budgets.take();

@@ -10,7 +10,6 @@ use std::io::{BufRead, BufReader, PipeReader, Write, pipe};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use gre_tests::wait;
 use nix::mount::{MsFlags, mount};
@@ -33,7 +32,6 @@ const ALIASES: [&str; 3] = ["/bin", "/sbin", "/usr/bin"];
 const MODULES: [&str; 3] = ["virtio_pci", "virtio_console", "virtio_net"];
 /// The name of the serial port, as the emulator gives it.
 const PORT: &str = "report";
-const PORT_LIMIT: Duration = Duration::from_secs(30);
 
 #[derive(Deserialize)]
 struct Job {
@@ -125,7 +123,7 @@ fn command(program: &str) -> Command {
 /// Opens the serial port, which appears some time after its driver.
 fn report() -> Result<File, Box<dyn Error>> {
     let mut found = None;
-    wait::until(PORT_LIMIT, || {
+    wait::until(|| {
         found = port();
         found.is_some()
     });

@@ -3,13 +3,13 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use gre_tests::gateway::Gateway;
 use gre_tests::packet::{self, Fields};
+use gre_tests::transfer;
+use gre_tests::wait::{self, PATIENCE};
 use gre_tests::wire::Wire;
-use gre_tests::{transfer, wait};
 
 use crate::places::{Customer, Places, SAME_SITE, address};
 use crate::script::Script;
@@ -45,10 +45,9 @@ fn who_is_there(asking: &Customer, customers: &[&Customer], target: SocketAddr) 
         listener.set_nonblocking(true)?;
         listeners.push((customer.name, listener));
     }
-    let limit = Duration::from_secs(2);
     let namespace = &asking.machine.namespace;
-    let mut question = namespace.run(|| TcpStream::connect_timeout(&target, limit))?;
-    let answered = wait::until(limit, || {
+    let mut question = namespace.run(|| TcpStream::connect_timeout(&target, PATIENCE))?;
+    let answered = wait::until(|| {
         listeners.iter().any(|(name, listener)| {
             let accepted = listener.accept();
             accepted.is_ok_and(|(mut stream, _)| stream.write_all(name.as_bytes()).is_ok())
@@ -56,7 +55,7 @@ fn who_is_there(asking: &Customer, customers: &[&Customer], target: SocketAddr) 
     });
     ensure!(answered, "nobody accepted");
     let mut answer = String::new();
-    question.set_read_timeout(Some(limit))?;
+    question.set_read_timeout(Some(PATIENCE))?;
     question.read_to_string(&mut answer)?;
     Ok(answer)
 }
@@ -108,11 +107,10 @@ fn be_refused(script: &mut Script<'_>, places: &Places, gateway: &Gateway) -> Re
             let port = format!("{}-vms", customer.name);
             let drops = || gateway.traffic("port", &port).dropped("no_route");
             let before = drops();
-            let answers = customer
-                .machine
-                .namespace
-                .ping(target, "-c 2 -i 0.1 -W 0.5");
-            ensure!(answers.received == 0, "{} of 2 answered", answers.received);
+            let machine = &customer.machine.namespace;
+            let line = format!("ping -n -c 2 -i 0.1 -W 0.5 {target}");
+            ensure!(!machine.try_sh(&line).status.success(), "it answered");
+            wait::until(|| drops() >= before + 2);
             let dropped = drops() - before;
             ensure!(dropped == 2, "{dropped} of 2 counted as dropped");
             Ok("0 of 2 answered, both dropped: no_route".to_owned())
@@ -131,8 +129,8 @@ fn meet_a_stranger(script: &mut Script<'_>, places: &Places, gateway: &Gateway) 
                 let unknown = drops.iter().filter(|row| row["reason"] == "unknown_tunnel");
                 unknown.filter_map(|row| row["packets"].as_u64()).sum()
             };
-            let dropped =
-                wait::settled(Duration::from_millis(150), Duration::from_secs(2), counted);
+            places.shared.barrier();
+            let dropped = counted();
             ensure!(dropped == 1, "{dropped} packets counted as dropped");
             Ok("dropped: unknown_tunnel".to_owned())
         },

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use gre_tests::gateway::{Gateway, describe, left_by};
 
 use crate::interrupt::Interrupt;
-use crate::places::{PICTURE, Places};
+use crate::places::{PICTURE, Places, SAME_SITE, address};
 use crate::script::Script;
 use crate::site::{Account, SiteHost};
 use crate::{isolation, reach};
@@ -44,6 +44,7 @@ fn play(script: &mut Script<'_>) -> Result<()> {
     isolation::show(script, &places, &gateway)?;
 
     script.heading("What the sites counted, and what gregw counted")?;
+    let_all_arrive(&places)?;
     compare_counters(script, hosts, &gateway)?;
     for object in ["tunnel", "drop", "peering"] {
         script.text(&format!("\n$ gregw show {object}"))?;
@@ -125,6 +126,23 @@ fn start_sites(script: &mut Script<'_>, places: &Places) -> Result<Vec<SiteHost>
         },
     )?;
     Ok(hosts)
+}
+
+/// What ended connections still say is followed by two pings there and back: behind these nothing is under way.
+fn let_all_arrive(places: &Places) -> Result<()> {
+    let sites = [
+        (&places.contoso, SAME_SITE),
+        (&places.fabrikam, SAME_SITE),
+        (&places.tailspin, "10.41.0.65"),
+        (&places.northwind, "10.21.0.65"),
+    ];
+    for (customer, site) in sites {
+        for _ in 0..2 {
+            let answer = customer.machine.namespace.ping(address(site)?, "");
+            ensure!(answer.received == 1, "{site} does not answer any more");
+        }
+    }
+    Ok(())
 }
 
 /// Ends the sites; what they sent is what the gateway received from them, and the other way round.
