@@ -288,6 +288,12 @@ impl Default for GroupEntry {
 }
 
 impl NeighbourEntry {
+    /// Whether this is the machine's address, given one of the entry's family.
+    #[inline(always)]
+    pub fn is_at(&self, address: &Address) -> bool {
+        Address::v6(self.address).words() == address.words()
+    }
+
     /// The machine's address; `None` if the entry is not in use.
     pub const fn address(&self) -> Option<Address> {
         Address::from_bytes(self.family, self.address)

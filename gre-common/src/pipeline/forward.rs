@@ -18,7 +18,8 @@ use super::{Ingress, echo, encap, group};
 
 /// Forwards a packet that arrived in a network.
 ///
-/// Machines of one network, or of two peered ones, seem to share a link: only a way through a tunnel costs a hop.
+/// Machines of one network, or of two peered ones, seem to share a link: the way to a machine itself costs no hop unless it
+/// comes from a tunnel. Every other way costs one, so that no packet goes round for ever (RFC 1812 §5.3.1, RFC 8200 §3).
 #[inline(always)]
 pub(super) fn forward<F: Frame, T: Tables>(
     frame: &mut F,
@@ -55,7 +56,8 @@ pub(super) fn forward<F: Frame, T: Tables>(
     }
     match target {
         Target::Neighbour(id) => {
-            if from_tunnel && !originated {
+            let is_router = !tables.neighbour(id).is_at(&inner.destination);
+            if (from_tunnel || is_router) && !originated {
                 encap::decrement_ttl(frame, &mut inner)?;
             }
             to_machine(frame, tables, id, &inner, ledger)
