@@ -813,6 +813,20 @@ fn p7_a_user_route_steers_packets_to_a_machine() {
 }
 
 #[test]
+fn a_way_through_a_machine_costs_a_hop_and_the_way_to_it_none() {
+    let Some(mut gateway) = gateway() else { return };
+    let owner = Owner::Port(RED_PORT);
+    let mut sends =
+        |packet: &[u8]| gateway.machine_sends(RED_PORT, "", &from_machine(RED_PORT, packet));
+    let routed = udp(host(to::HOME, 3, false), host(to::APPLIANCE, 9, false));
+    sends(&routed).leaves(owner, owner, &to_machine(RED_PORT, &hop(&routed)));
+    sends(&with_ttl(&routed, 1)).is_dropped(owner, DropReason::TtlExpired);
+    let direct = udp(host(to::HOME, 3, false), host(to::HOME, 2, false));
+    let direct = with_ttl(&direct, 1);
+    sends(&direct).leaves(owner, owner, &to_machine(RED_PORT, &direct));
+}
+
+#[test]
 fn a_forwarded_frame_really_leaves_on_the_device_of_its_port_or_tunnel_and_on_no_other() {
     let Some(mut gateway) = gateway() else { return };
     let text = b"seen on the wire";

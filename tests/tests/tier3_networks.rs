@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use gre_tests::configuration as toml;
 use gre_tests::gateway::Gateway;
 use gre_tests::gre::{Header, Outer, Tunnel};
-use gre_tests::link::next_mac;
+use gre_tests::link::{Veth, next_mac};
 use gre_tests::netns::Namespace;
 use gre_tests::packet::{self, ETHERNET_HEADER, Fields, contains};
 use gre_tests::scenario::{
@@ -835,4 +835,38 @@ fn labelled(frame: &[u8], round: u64) -> Option<(u32, u64)> {
         Header::parse(outer.payload).ok()?.key?,
         u64::from_be_bytes(*number),
     ))
+}
+
+/// Two networks whose default routes lead to each other over a cable between their ports.
+#[test]
+fn a_loop_between_two_ports_uses_a_packet_up() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let namespace = Namespace::new("gateway");
+    let host = Machine::on_port(&namespace, PORT, &MACHINE, &ROUTER_BARE);
+    let _cable = Veth::new((&namespace, "red"), (&namespace, "blue"));
+    let addresses = ["10.1.9.1/24", "10.1.9.2/24"];
+    let configuration = [
+        toml::gateway(),
+        toml::tenant_with_network("red", &[SPACE[0], SPACE[1], "10.1.9.0/24"]),
+        toml::port("red", PORT, None, &ROUTER),
+        toml::port("red", "red", None, &addresses[..1]),
+        toml::route("red", "0.0.0.0/0", "\"10.1.9.2\""),
+        toml::tenant_with_network("blue", &["10.1.9.0/24"]),
+        toml::port("blue", "blue", None, &addresses[1..]),
+        toml::route("blue", "0.0.0.0/0", "\"10.1.9.1\""),
+    ];
+    let gateway = Gateway::start(&namespace, &configuration.concat());
+    let destination = Ipv4Addr::new(192, 0, 2, 1);
+    wait::expect(
+        "a packet has gone round until its hops were used up",
+        || {
+            host.namespace.ping(destination.into(), "-c 1 -W 1 -t 20");
+            let drops = gateway.show("drop");
+            drops.iter().any(|drop| drop["reason"] == "ttl_expired")
+        },
+    );
+    let rounds = |gateway: &Gateway| ["red", "blue"].map(|port| gateway.traffic("port", port));
+    assert_eq!(rounds(&gateway), rounds(&gateway), "nothing moves any more");
 }
