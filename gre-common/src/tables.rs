@@ -73,6 +73,10 @@ pub trait SequenceCell {
     fn load(&self) -> u64;
     /// Replaces the receive state if it still is `current`; tells whether it was.
     fn replace(&self, current: u64, new: u64) -> bool;
+    /// Packets that were not accepted, and may be the beginning of something new.
+    fn run(&self) -> u64;
+    /// Replaces it.
+    fn set_run(&self, run: u64);
     /// The number to send, which the next call will find increased by one.
     fn next(&self) -> u32;
 }
@@ -83,6 +87,10 @@ pub trait SequenceCell {
 pub struct SequenceEntry {
     /// State of [`crate::pipeline::sequence`].
     pub received: u64,
+    /// Run of [`crate::pipeline::sequence`].
+    pub run: u64,
     /// The next number to send, in the low 32 bits.
     pub sent: u64,
+    /// Zero.
+    pub reserved: u64,
 }

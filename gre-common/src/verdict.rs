@@ -84,11 +84,12 @@ drop_reasons! {
     TransmitFailed = 29, "transmit_failed", "The device to send on is not attached.";
     MissingEntry = 30, "missing_entry", "A table entry refers to one that is not there.";
     GroupDown = 31, "group_down", "No tunnel of the group that the route leads to can be used.";
+    SequenceJump = 32, "sequence_jump", "The sequence number is far ahead of the last one, and too few packets have confirmed it.";
 }
 
 impl DropReason {
     /// One more than the greatest number.
-    pub const LIMIT: u16 = 32;
+    pub const LIMIT: u16 = 33;
 }
 
 impl From<Truncated> for DropReason {

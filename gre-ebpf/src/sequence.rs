@@ -12,7 +12,9 @@ use gre_common::tables::{SequenceCell, SequenceEntry};
 #[repr(C)]
 pub(crate) struct Sequence {
     received: UnsafeCell<u64>,
+    run: UnsafeCell<u64>,
     sent: UnsafeCell<u64>,
+    reserved: u64,
 }
 
 const _: () = assert!(size_of::<Sequence>() == size_of::<SequenceEntry>());
@@ -30,6 +32,18 @@ impl SequenceCell for Sequence {
     #[inline(always)]
     fn replace(&self, current: u64, new: u64) -> bool {
         atomic::compare_exchange(&self.received, current, new) == current
+    }
+
+    #[inline(always)]
+    fn run(&self) -> u64 {
+        // SAFETY: as above.
+        unsafe { ptr::read_volatile(self.run.get()) }
+    }
+
+    #[inline(always)]
+    fn set_run(&self, run: u64) {
+        // SAFETY: as above; a volatile write is one store.
+        unsafe { ptr::write_volatile(self.run.get(), run) }
     }
 
     #[inline(always)]

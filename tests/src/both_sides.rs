@@ -195,7 +195,7 @@ impl BothSides {
         for id in &self.numbered {
             let entry = self.kernel.sequence(*id);
             if entry.received != 0 {
-                let received = sequence::accepted(entry.received as u32, last);
+                let received = sequence::accepted_at(entry.received, last);
                 self.kernel
                     .set_sequence(*id, SequenceEntry { received, ..entry });
                 self.host.set_received(*id, received);

@@ -206,32 +206,61 @@ fn r4_only_newer_sequence_numbers_are_accepted_and_they_wrap() {
     let Some(mut gateway) = gateway() else { return };
     let (one, other) = (numbered(true), numbered(false));
     let last = u32::MAX;
+    let (old, jump) = (
+        Some(DropReason::SequenceOld),
+        Some(DropReason::SequenceJump),
+    );
     let steps = [
-        (one, 0, true),
-        (one, 0, false),
-        (one, 1, true),
-        (one, 5, true),
-        (one, 4, false),
-        (one, 5, false),
-        (one, last, false),
+        (one, 0, None),
+        (one, 0, old),
+        (one, 1, None),
+        (one, 5, None),
+        (one, 4, old),
+        (one, 5, old),
+        (one, last, old),
         // The other tunnel has not seen anything yet.
-        (other, 3, true),
-        (one, 0x7fff_ffff, true),
-        (one, last - 1, true),
-        (one, last, true),
-        (one, 0, true),
-        (one, last, false),
-        (one, 1, true),
-        (other, 4, true),
+        (other, last - 1, None),
+        (other, last, None),
+        (other, 0, None),
+        (other, last, old),
+        (one, 0x7fff_ffff, jump),
+        (one, 65_541, None),
+        (one, 65_541 + 65_537, jump),
+        (one, 65_542, None),
+        (other, 1, None),
     ];
-    for (step, (tunnel, number, accepted)) in steps.into_iter().enumerate() {
+    for (step, (tunnel, number, refused)) in steps.into_iter().enumerate() {
         let inner = inner_to_red(false);
         let case = gateway.site_sends(&format!("step {step}"), &through(tunnel, &inner, number));
-        if accepted {
-            let expected = to_machine(RED_PORT, &hop(&inner));
-            case.leaves(Owner::Tunnel(tunnel), Owner::Port(RED_PORT), &expected);
-        } else {
-            case.is_dropped(Owner::Tunnel(tunnel), DropReason::SequenceOld);
+        match refused {
+            None => case.leaves(
+                Owner::Tunnel(tunnel),
+                Owner::Port(RED_PORT),
+                &to_machine(RED_PORT, &hop(&inner)),
+            ),
+            Some(reason) => case.is_dropped(Owner::Tunnel(tunnel), reason),
+        }
+    }
+}
+
+#[test]
+fn r4_numbers_elsewhere_are_believed_after_a_run_of_sixteen() {
+    let Some(mut gateway) = gateway() else { return };
+    let tunnel = numbered(true);
+    let inner = inner_to_red(false);
+    let (owner, port) = (Owner::Tunnel(tunnel), Owner::Port(RED_PORT));
+    for (start, refused) in [
+        (1_000_000, None),
+        (9_000_000, Some(DropReason::SequenceJump)),
+        (0, Some(DropReason::SequenceOld)),
+    ] {
+        for number in 0..20 {
+            let frame = through(tunnel, &inner, start + number);
+            let case = gateway.site_sends(&format!("{start} and {number}"), &frame);
+            match refused {
+                Some(reason) if number < 15 => case.is_dropped(owner, reason),
+                _ => case.leaves(owner, port, &to_machine(RED_PORT, &hop(&inner))),
+            }
         }
     }
 }

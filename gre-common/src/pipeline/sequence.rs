@@ -1,26 +1,39 @@
 //! The receiver's side of sequence numbers (RFC 2890 §2.2).
 //!
-//! A packet is accepted if its number is newer than that of the last accepted one, in the arithmetic of RFC 1982. A
-//! sender that starts again at 0 would be refused for 2³¹ packets; so when nothing was accepted for
-//! [`RESYNCHRONISE_AFTER`], the next number is accepted whatever it is.
+//! A packet is accepted if its number is one of the [`WINDOW`] behind that of the last accepted one, in the arithmetic of
+//! RFC 1982. Nobody vouches for a number, so one that is elsewhere says little: it may be forged, or the sender has
+//! started again. It is believed once [`RUN`] packets in turn say the same while none is accepted, or when nothing was
+//! accepted for [`RESYNCHRONISE_AFTER`]; what such a start says counts for nothing until a second packet agrees.
 
 use crate::tables::SequenceCell;
 use crate::verdict::DropReason;
 
 /// Nanoseconds without an accepted packet after which any number is accepted.
 pub const RESYNCHRONISE_AFTER: u64 = 2_000_000_000;
+/// How far ahead a packet may be of the last accepted one, and of the one before it in a run.
+pub const WINDOW: u32 = 1 << 16;
+/// Packets in turn that make a number elsewhere believed.
+pub const RUN: u64 = 16;
 
-/// Bit 63 of the state: a packet has been accepted. Bits 32–62: when, in units of 2²⁰ ns. Bits 0–31: its number.
+/// Bit 63 of the state: a packet has been accepted. Bit 62: it was the first, in order, or the last of a run. Bits 32–61: when, in units of
+/// 2²⁰ ns. Bits 0–31: its number.
 const VALID: u64 = 1 << 63;
+const CONFIRMED: u64 = 1 << 62;
 const TIME_SHIFT: u32 = 20;
-const TIME_MASK: u64 = 0x7fff_ffff;
+const TIME_MASK: u64 = 0x3fff_ffff;
+
+/// Bits 60–63 of a run: how many packets. Bits 32–59: the lower bits of the number accepted last, while which they came.
+/// Bits 0–31: the number of the last one.
+const RUN_SHIFT: u32 = 60;
+const RUN_MASK: u64 = 0x0fff_ffff;
+const _: () = assert!(RUN <= 1 << (64 - RUN_SHIFT));
 
 /// How often a lost race against another CPU is tried again.
 const ATTEMPTS: usize = 4;
 
-/// The state once this number has been accepted.
-pub const fn accepted(number: u32, now: u64) -> u64 {
-    state(number, time_of(now))
+/// The same state, as if its packet had been accepted now.
+pub const fn accepted_at(state: u64, now: u64) -> u64 {
+    state & !(TIME_MASK << 32) | time_of(now) << 32
 }
 
 /// Accepts the number or tells why not; the cell then remembers it.
@@ -29,10 +42,19 @@ pub(super) fn accept<C: SequenceCell>(cell: &C, number: u32, now: u64) -> Result
     let time = time_of(now);
     for _ in 0..ATTEMPTS {
         let current = cell.load();
-        if !is_acceptable(current, number, time) {
-            break;
-        }
-        if cell.replace(current, state(number, time)) {
+        let last = current as u32;
+        let confirmed = if current & VALID == 0 || follows(number, last) {
+            CONFIRMED
+        } else if may_start(current, number, time) {
+            0
+        } else if completes_run(cell, last, number) {
+            CONFIRMED
+        } else if is_newer(number, last) {
+            return Err(DropReason::SequenceJump);
+        } else {
+            return Err(DropReason::SequenceOld);
+        };
+        if cell.replace(current, VALID | confirmed | time << 32 | number as u64) {
             return Ok(());
         }
     }
@@ -45,17 +67,37 @@ const fn time_of(now: u64) -> u64 {
 }
 
 #[inline(always)]
-const fn state(number: u32, time: u64) -> u64 {
-    VALID | time << 32 | number as u64
+const fn follows(number: u32, last: u32) -> bool {
+    number.wrapping_sub(last).wrapping_sub(1) < WINDOW
 }
 
+/// RFC 1982 §3.2.
 #[inline(always)]
-fn is_acceptable(state: u64, number: u32, time: u64) -> bool {
-    let last = state as u32;
+const fn is_newer(number: u32, last: u32) -> bool {
+    number.wrapping_sub(last) as i32 > 0
+}
+
+/// Whether a number that does not follow is accepted at once: nobody is there whom it contradicts.
+#[inline(always)]
+const fn may_start(state: u64, number: u32, time: u64) -> bool {
     let silence = time.wrapping_sub(state >> 32) & TIME_MASK;
-    state & VALID == 0
-        || (number.wrapping_sub(last) as i32) > 0
-        || silence >= RESYNCHRONISE_AFTER >> TIME_SHIFT
+    let is_late = (state as u32).wrapping_sub(number) < WINDOW;
+    silence >= RESYNCHRONISE_AFTER >> TIME_SHIFT || state & CONFIRMED == 0 && !is_late
+}
+
+/// Takes note of a number that does not follow. A race loses one packet of the run, which then takes longer.
+#[inline(always)]
+fn completes_run<C: SequenceCell>(cell: &C, last: u32, number: u32) -> bool {
+    let run = cell.run();
+    let length = run >> RUN_SHIFT;
+    let place = last as u64 & RUN_MASK;
+    let goes_on = run >> 32 & RUN_MASK == place && follows(number, run as u32);
+    let length = if length > 0 && goes_on { length + 1 } else { 1 };
+    if length >= RUN {
+        return true;
+    }
+    cell.set_run(length << RUN_SHIFT | place << 32 | number as u64);
+    false
 }
 
 #[cfg(test)]
@@ -64,16 +106,25 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
     #[derive(Default)]
-    struct Cell(AtomicU64);
+    struct Cell {
+        state: AtomicU64,
+        run: AtomicU64,
+    }
 
     impl SequenceCell for Cell {
         fn load(&self) -> u64 {
-            self.0.load(Relaxed)
+            self.state.load(Relaxed)
         }
         fn replace(&self, current: u64, new: u64) -> bool {
-            self.0
+            self.state
                 .compare_exchange(current, new, Relaxed, Relaxed)
                 .is_ok()
+        }
+        fn run(&self) -> u64 {
+            self.run.load(Relaxed)
+        }
+        fn set_run(&self, run: u64) {
+            self.run.store(run, Relaxed);
         }
         fn next(&self) -> u32 {
             unreachable!("the receiver does not send")
@@ -112,5 +163,77 @@ mod tests {
             accept(&cell, 1, RESYNCHRONISE_AFTER),
             Err(DropReason::SequenceOld)
         );
+    }
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// Runs packets through a cell; how many of those that `is_sent` marks were accepted.
+    fn accepted(cell: &Cell, packets: impl Iterator<Item = (u64, u32)>) -> usize {
+        packets
+            .filter(|(now, number)| accept(cell, *number, *now).is_ok())
+            .count()
+    }
+
+    #[test]
+    fn one_forged_packet_now_and_then_stops_nothing() {
+        for (distance, interval) in [
+            (1_u32 << 20, 10),
+            (1 << 20, 3000),
+            (1 << 31, 300),
+            (60_000, 10),
+        ] {
+            let cell = Cell::default();
+            let mut lost = 0;
+            let mut forgeries = 0;
+            let mut next_forgery = 5 * SECOND;
+            for number in 0..10_000_u32 {
+                let now = u64::from(number) * interval * 1_000_000;
+                if now >= next_forgery {
+                    let _ = accept(&cell, number.wrapping_add(distance), now);
+                    next_forgery = now + 19 * SECOND / 10;
+                    forgeries += 1;
+                }
+                lost += usize::from(accept(&cell, number, now).is_err());
+            }
+            assert!(forgeries > 10);
+            assert!(
+                lost <= forgeries * (RUN as usize),
+                "{distance} each {interval} ms: {lost}"
+            );
+            if distance > WINDOW {
+                assert_eq!(lost, 0, "{distance} each {interval} ms");
+            }
+        }
+    }
+
+    #[test]
+    fn a_jump_is_believed_once_a_run_of_packets_confirms_it() {
+        let cell = Cell::default();
+        accepted(&cell, (0..9).map(|number| (0, number)));
+        let jump = 5_000_000;
+        assert_eq!(accept(&cell, jump, 1), Err(DropReason::SequenceJump));
+        let rest = (1..100).map(|number| (1, jump + number));
+        assert_eq!(accepted(&cell, rest), 101 - RUN as usize);
+        assert_eq!(accept(&cell, jump, 1), Err(DropReason::SequenceOld));
+    }
+
+    #[test]
+    fn a_sender_that_starts_again_is_heard_after_a_run_without_a_silence() {
+        let cell = Cell::default();
+        accepted(&cell, (1_000_000..1_000_010).map(|number| (0, number)));
+        let restarted = (0..100).map(|number| (0, number));
+        assert_eq!(accepted(&cell, restarted), 101 - RUN as usize);
+    }
+
+    #[test]
+    fn a_run_ends_with_any_packet_that_is_accepted() {
+        let cell = Cell::default();
+        accepted(&cell, (0..9).map(|number| (0, number)));
+        let forged = (0..10 * RUN as u32).map(|number| 7_000_000 + number);
+        let mixed = forged
+            .zip(9..)
+            .enumerate()
+            .map(|(turn, (forged, sent))| (0, if turn % 8 == 7 { sent } else { forged }));
+        assert_eq!(accepted(&cell, mixed), 10 * RUN as usize / 8);
     }
 }

@@ -108,7 +108,9 @@ impl HostGateway {
         let cell = self.tables.sequences.get(&id);
         cell.map_or(SequenceEntry::default(), |cell| SequenceEntry {
             received: cell.received.load(Relaxed),
+            run: cell.run.load(Relaxed),
             sent: cell.sent.load(Relaxed),
+            reserved: 0,
         })
     }
 
@@ -129,6 +131,7 @@ impl HostGateway {
         self.tables.learnt.take();
         for cell in self.tables.sequences.values() {
             cell.received.store(0, Relaxed);
+            cell.run.store(0, Relaxed);
             cell.sent.store(0, Relaxed);
         }
     }
@@ -162,6 +165,7 @@ struct Zeros {
 #[derive(Debug, Default)]
 struct HostSequence {
     received: AtomicU64,
+    run: AtomicU64,
     sent: AtomicU64,
 }
 
@@ -293,6 +297,14 @@ impl SequenceCell for HostSequence {
         self.received
             .compare_exchange(current, new, Relaxed, Relaxed)
             .is_ok()
+    }
+
+    fn run(&self) -> u64 {
+        self.run.load(Relaxed)
+    }
+
+    fn set_run(&self, run: u64) {
+        self.run.store(run, Relaxed);
     }
 
     fn next(&self) -> u32 {
