@@ -85,11 +85,12 @@ drop_reasons! {
     MissingEntry = 30, "missing_entry", "A table entry refers to one that is not there.";
     GroupDown = 31, "group_down", "No tunnel of the group that the route leads to can be used.";
     SequenceJump = 32, "sequence_jump", "The sequence number is far ahead of the last one, and too few packets have confirmed it.";
+    EchoChecksum = 33, "echo_checksum", "The ICMP checksum of an echo request for the gateway itself is wrong.";
 }
 
 impl DropReason {
     /// One more than the greatest number.
-    pub const LIMIT: u16 = 33;
+    pub const LIMIT: u16 = 34;
 }
 
 impl From<Truncated> for DropReason {

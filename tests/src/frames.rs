@@ -389,6 +389,18 @@ pub fn with_extension_headers(frame: &[u8], chain: &[(u8, &[u8])]) -> Vec<u8> {
     frame
 }
 
+/// The IPv6 packet with hop-by-hop options that ask for nothing: a PadN option (RFC 8200 §4.2).
+pub fn with_inner_hop_by_hop_options(packet: &[u8]) -> Vec<u8> {
+    const HEADER: usize = 40;
+    const NEXT_HEADER: usize = 6;
+    let options = [packet[NEXT_HEADER], 0, 1, 4, 0, 0, 0, 0];
+    let mut packet = packet.to_vec();
+    packet.splice(HEADER..HEADER, options);
+    packet[NEXT_HEADER] = 0;
+    packet[5] += options.len() as u8;
+    packet
+}
+
 /// Makes the outer IP packet claim this many bytes, header included.
 pub fn set_outer_length(frame: &mut [u8], length: usize) {
     let outer = &mut frame[OUTER..];

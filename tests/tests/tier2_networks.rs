@@ -412,6 +412,48 @@ fn n4_echo_requests_for_the_gateways_address_are_answered_in_each_network() {
 }
 
 #[test]
+fn n4_echo_requests_of_all_sizes_and_behind_extension_headers_are_answered() {
+    let Some(mut gateway) = gateway() else { return };
+    let mut answered = |name: &str, request: &[u8], reply: &[u8]| {
+        let owner = Owner::Port(RED_PORT);
+        gateway
+            .machine_sends(RED_PORT, name, &from_machine(RED_PORT, request))
+            .leaves(owner, owner, &to_machine(RED_PORT, reply));
+    };
+    for is_v6 in [false, true] {
+        let (machine, own) = (host(to::HOME, 2, is_v6), host(to::HOME, 1, is_v6));
+        for size in [0, 1, 503, 504, 505, 1001, 1472, 3000] {
+            let data: Vec<u8> = (0..size).map(|number: u32| number as u8).collect();
+            answered(
+                &format!("{size} bytes"),
+                &packet::echo_request(machine, own, 7, 8, &data),
+                &echo_reply(own, machine, 7, 8, &data),
+            );
+        }
+    }
+    let (machine, own) = (host(to::HOME, 2, true), host(to::HOME, 1, true));
+    let [request, reply] = [
+        packet::echo_request(machine, own, 7, 8, b"options"),
+        echo_reply(own, machine, 7, 8, b"options"),
+    ]
+    .map(|packet| frames::with_inner_hop_by_hop_options(&packet));
+    answered("hop-by-hop options", &request, &reply);
+}
+
+#[test]
+fn n4_an_echo_request_that_was_damaged_is_not_answered() {
+    let Some(mut gateway) = gateway() else { return };
+    for is_v6 in [false, true] {
+        let (machine, own) = (host(to::HOME, 2, is_v6), host(to::HOME, 1, is_v6));
+        let mut request = packet::echo_request(machine, own, 7, 8, b"whole");
+        *request.last_mut().expect("it has data") ^= 1;
+        gateway
+            .machine_sends(RED_PORT, "damaged", &from_machine(RED_PORT, &request))
+            .is_dropped(Owner::Port(RED_PORT), DropReason::EchoChecksum);
+    }
+}
+
+#[test]
 fn n4_other_packets_for_the_gateways_address_drop_for_their_own_reason() {
     let Some(mut gateway) = gateway() else { return };
     for is_v6 in [false, true] {

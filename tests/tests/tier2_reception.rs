@@ -363,11 +363,23 @@ fn r5_a_wrong_outer_header_checksum_or_length_drops() {
 }
 
 #[test]
-fn r5_outer_ipv6_hop_by_hop_and_destination_options_are_skipped() {
+fn r5_outer_ipv6_extension_headers_that_are_done_with_are_skipped() {
     let Some(mut gateway) = gateway() else { return };
     let inner = inner_to_red(true);
     // The last is what Linux's ip6gre sends: a tunnel encapsulation limit (RFC 2473 §4.1.1).
-    let chains: [&[(u8, &[u8])]; 4] = [
+    let whole: &[u8] = &[0, 0, 1, 2, 3, 4];
+    let used_up: &[u8] = &[4, 0, 0, 0, 0, 0];
+    let option: &[u8] = &[1, 4, 0, 0, 0, 0];
+    let chains: [&[(u8, &[u8])]; 7] = [
+        &[(44, whole)],
+        &[(43, used_up)],
+        &[
+            (0, option),
+            (60, option),
+            (43, used_up),
+            (44, whole),
+            (60, option),
+        ],
         &[(0, &[1, 4, 0, 0, 0, 0])],
         &[(0, &[1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])],
         &[(0, &[1, 4, 0, 0, 0, 0]), (60, &[1, 4, 0, 0, 0, 0])],
@@ -388,9 +400,11 @@ fn r5_other_outer_ipv6_extension_headers_pass_to_the_kernel() {
     let Some(mut gateway) = gateway() else { return };
     let good = through(RED_TUNNEL[1], &inner_to_red(true), 0);
     for (name, kind) in [("routing", 43), ("authentication", 51), ("mobility", 135)] {
-        let frame = with_extension_headers(&good, &[(kind, &[0; 6])]);
+        // A routing header has one segment left.
+        let body: &[u8] = &[0, 1, 0, 0, 0, 0];
+        let frame = with_extension_headers(&good, &[(kind, body)]);
         gateway.site_sends(name, &frame).passes(&frame);
-        let frame = with_extension_headers(&good, &[(60, &[1, 4, 0, 0, 0, 0]), (kind, &[0; 6])]);
+        let frame = with_extension_headers(&good, &[(60, &[1, 4, 0, 0, 0, 0]), (kind, body)]);
         gateway
             .site_sends(&format!("{name} behind options"), &frame)
             .passes(&frame);

@@ -870,3 +870,28 @@ fn a_loop_between_two_ports_uses_a_packet_up() {
     let rounds = |gateway: &Gateway| ["red", "blue"].map(|port| gateway.traffic("port", port));
     assert_eq!(rounds(&gateway), rounds(&gateway), "nothing moves any more");
 }
+
+#[test]
+fn echo_requests_that_fill_a_jumbo_frame_are_answered() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let namespace = Namespace::new("gateway");
+    let host = Machine::on_port(&namespace, PORT, &MACHINE, &ROUTER_BARE);
+    for end in [&host.end, &host.gateway] {
+        end.set_mtu(9000);
+    }
+    let configuration = [
+        toml::gateway(),
+        toml::tenant_with_network(NETWORK, &SPACE),
+        toml::port(NETWORK, PORT, None, &ROUTER),
+    ];
+    let _gateway = Gateway::start(&namespace, &configuration.concat());
+    for (ipv6, header) in [(false, 20), (true, 40)] {
+        let size = 9000 - header - 8;
+        let ping = host
+            .namespace
+            .ping(router_address(ipv6), &format!("-c 1 -M do -s {size}"));
+        assert_eq!(ping.received, 1, "{}", ping.text);
+    }
+}

@@ -9,7 +9,7 @@ use crate::verdict::DropReason;
 use crate::wire::icmp::IcmpHeader;
 
 use super::encap;
-use super::parse::{self, Inner};
+use super::parse::{self, Found, Inner, Payload};
 
 /// TTL and hop limit of replies.
 const TTL: u8 = 64;
@@ -20,7 +20,7 @@ const ECHO_LENGTH: usize = 8;
 /// Turns a request into its reply in place; whatever is not a request is refused.
 #[inline(never)]
 pub(super) fn reply<F: Frame>(frame: &mut F, inner: &mut Inner) -> Result<(), DropReason> {
-    let payload = parse::payload(frame, inner)?;
+    let payload = behind_headers(frame, inner)?;
     let reply = match (inner.destination.family(), payload.protocol) {
         (Family::V4, IpProto::ICMP) => IcmpHeader::ECHO_REPLY,
         (Family::V6, IpProto::ICMPV6) => IcmpHeader::ECHO_REPLY_V6,
@@ -38,6 +38,9 @@ pub(super) fn reply<F: Frame>(frame: &mut F, inner: &mut Inner) -> Result<(), Dr
     );
     if !is_request || header.code != 0 || payload.fragment {
         return Err(DropReason::LocalUnsupported);
+    }
+    if !is_intact(frame, inner, offset)? {
+        return Err(DropReason::EchoChecksum);
     }
     let checksum = checksum::update(header.checksum, [header.kind, 0], [reply, 0]);
     frame.write(
@@ -63,4 +66,39 @@ pub(super) fn reply<F: Frame>(frame: &mut F, inner: &mut Inner) -> Result<(), Dr
     (inner.source, inner.destination) = (destination, source);
     encap::set_ttl(frame, inner, TTL)?;
     Ok(())
+}
+
+/// What the packet carries, behind IPv6 extension headers, too.
+#[inline(always)]
+fn behind_headers<F: Frame>(frame: &F, inner: &Inner) -> Result<Payload, DropReason> {
+    let payload = parse::payload(frame, inner)?;
+    if matches!(inner.destination.family(), Family::V4) || payload.protocol == IpProto::ICMPV6 {
+        return Ok(payload);
+    }
+    let behind = parse::behind_options(frame, payload.protocol, payload.offset);
+    match behind.found {
+        Found::End => Err(DropReason::Truncated),
+        found => Ok(Payload {
+            protocol: behind.protocol(),
+            offset: behind.offset as usize,
+            fragment: matches!(found, Found::Fragment),
+        }),
+    }
+}
+
+/// Whether the checksum of the message from `offset` on is correct (RFC 792; RFC 4443 §2.3, with the pseudo-header of
+/// RFC 8200 §8.1).
+#[inline(always)]
+fn is_intact<F: Frame>(frame: &F, inner: &Inner, offset: usize) -> Result<bool, DropReason> {
+    let length = inner.offset + inner.length - offset;
+    let sum = frame.sum(offset, length)?;
+    Ok(match inner.destination.family() {
+        Family::V4 => sum,
+        Family::V6 => sum
+            .add_16(inner.source.to_bytes())
+            .add_16(inner.destination.to_bytes())
+            .add_4((length as u32).to_be_bytes())
+            .add([0, IpProto::ICMPV6.0]),
+    }
+    .is_correct())
 }

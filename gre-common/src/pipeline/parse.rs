@@ -155,12 +155,11 @@ pub(super) fn outer_v6<F: Frame>(frame: &F, offset: usize) -> Result<Option<Oute
     let mut fragment = false;
     if IpProto(header.next_hdr) != IpProto::GRE {
         let behind = behind_options(frame, IpProto(header.next_hdr), gre);
-        match behind.found {
-            // Where the frame ends, reading GRE will fail, once it is known whether the packet is the gateway's.
-            Found::Gre | Found::End => {}
-            Found::Fragment => fragment = true,
-            Found::SomethingElse => return Ok(None),
+        // Where the frame ends, reading GRE will fail, once it is known whether the packet is the gateway's.
+        if behind.protocol() != IpProto::GRE && !matches!(behind.found, Found::End) {
+            return Ok(None);
         }
+        fragment = matches!(behind.found, Found::Fragment);
         gre = behind.offset as usize;
     }
     Ok(Some(Outer {
@@ -174,60 +173,83 @@ pub(super) fn outer_v6<F: Frame>(frame: &F, offset: usize) -> Result<Option<Oute
     }))
 }
 
-/// Most extension headers that are skipped: hop-by-hop options, destination options, and once more for either.
-const EXTENSION_HEADERS: usize = 3;
+/// Most extension headers that are skipped: all of those, and destination options twice (RFC 8200 §4.1).
+const EXTENSION_HEADERS: usize = 5;
+/// Bytes of a fragment header, and the bits of its second word that are zero in a packet that is whole.
+const FRAGMENT_LENGTH: usize = 8;
+const FRAGMENT_BITS: u16 = 0xfff9;
 
 /// What follows the IPv6 extension headers. Plain fields: this is the result of a function of its own, and BTF cannot
 /// describe enums with data whose tag is not in front.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Behind {
-    offset: u32,
-    found: Found,
+pub(super) struct Behind {
+    /// Offset of the first byte behind them.
+    pub offset: u32,
+    /// Whether there is anything.
+    pub found: Found,
+    protocol: u64,
 }
 
+/// How the chain of extension headers ends.
 #[repr(u32)]
 #[derive(Clone, Copy)]
-enum Found {
-    Gre,
-    /// A fragment header, and GRE behind it.
+pub(super) enum Found {
+    /// With a protocol, or a header that is not skipped.
+    Whole,
+    /// With a fragment header; the protocol is the one that it names.
     Fragment,
-    SomethingElse,
     /// The frame ends within the headers.
     End,
 }
 
-/// Skips hop-by-hop and destination options (RFC 8200 §4.3, §4.6). Out of line: few packets have any.
+impl Behind {
+    /// What the packet carries.
+    #[inline(always)]
+    pub(super) const fn protocol(&self) -> IpProto {
+        IpProto(self.protocol as u8)
+    }
+}
+
+/// Skips hop-by-hop and destination options (RFC 8200 §4.3, §4.6), routing headers that are used up (§4.4), and fragment
+/// headers of packets that are whole (RFC 6946). Out of line: few packets have any.
 #[inline(never)]
-fn behind_options<F: Frame>(frame: &F, first: IpProto, offset: usize) -> Behind {
+pub(super) fn behind_options<F: Frame>(frame: &F, first: IpProto, offset: usize) -> Behind {
     let (mut next, mut offset) = (first, offset);
-    let mut found = Found::SomethingElse;
-    for _ in 0..=EXTENSION_HEADERS {
-        let is_fragment = match next {
-            IpProto::GRE => {
-                found = Found::Gre;
-                break;
-            }
-            IpProto::HOP_BY_HOP | IpProto::DESTINATION_OPTIONS => false,
-            IpProto::FRAGMENT => true,
-            _ => break,
-        };
-        let Ok([behind, length]) = frame.read::<[u8; 2]>(offset) else {
+    let mut found = Found::Whole;
+    for _ in 0..EXTENSION_HEADERS {
+        if !matches!(
+            next,
+            IpProto::HOP_BY_HOP
+                | IpProto::DESTINATION_OPTIONS
+                | IpProto::ROUTING
+                | IpProto::FRAGMENT
+        ) {
+            break;
+        }
+        let Ok([behind, length, high, low]) = frame.read::<[u8; 4]>(offset) else {
             found = Found::End;
             break;
         };
-        next = IpProto(behind);
-        if is_fragment {
-            if next == IpProto::GRE {
-                found = Found::Fragment;
-            }
+        let segments_left = low;
+        if next == IpProto::ROUTING && segments_left != 0 {
             break;
         }
-        offset += (length as usize + 1) * 8;
+        let is_fragment = next == IpProto::FRAGMENT;
+        next = IpProto(behind);
+        if !is_fragment {
+            offset += (length as usize + 1) * 8;
+        } else if u16::from_be_bytes([high, low]) & FRAGMENT_BITS == 0 {
+            offset += FRAGMENT_LENGTH;
+        } else {
+            found = Found::Fragment;
+            break;
+        }
     }
     Behind {
         offset: offset as u32,
         found,
+        protocol: next.0 as u64,
     }
 }
 
