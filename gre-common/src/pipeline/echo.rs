@@ -3,13 +3,13 @@
 //! Called by `forward` when the route leads to the gateway itself; the reply is then routed like any packet.
 
 use crate::checksum;
-use crate::frame::Frame;
+use crate::frame::{Frame, Truncated};
 use crate::id::{Family, IpProto};
 use crate::verdict::DropReason;
 use crate::wire::icmp::IcmpHeader;
 
 use super::encap;
-use super::parse::{self, Found, Inner, Payload};
+use super::parse::{self, Inner, Payload};
 
 /// TTL and hop limit of replies.
 const TTL: u8 = 64;
@@ -20,7 +20,7 @@ const ECHO_LENGTH: usize = 8;
 /// Turns a request into its reply in place; whatever is not a request is refused.
 #[inline(never)]
 pub(super) fn reply<F: Frame>(frame: &mut F, inner: &mut Inner) -> Result<(), DropReason> {
-    let payload = behind_headers(frame, inner)?;
+    let payload = behind_options(frame, inner)?;
     let reply = match (inner.destination.family(), payload.protocol) {
         (Family::V4, IpProto::ICMP) => IcmpHeader::ECHO_REPLY,
         (Family::V6, IpProto::ICMPV6) => IcmpHeader::ECHO_REPLY_V6,
@@ -68,22 +68,16 @@ pub(super) fn reply<F: Frame>(frame: &mut F, inner: &mut Inner) -> Result<(), Dr
     Ok(())
 }
 
-/// What the packet carries, behind IPv6 extension headers, too.
+/// What the packet carries, behind IPv6 hop-by-hop options, too (RFC 8200 §4.3).
 #[inline(always)]
-fn behind_headers<F: Frame>(frame: &F, inner: &Inner) -> Result<Payload, DropReason> {
-    let payload = parse::payload(frame, inner)?;
-    if matches!(inner.destination.family(), Family::V4) || payload.protocol == IpProto::ICMPV6 {
-        return Ok(payload);
+fn behind_options<F: Frame>(frame: &F, inner: &Inner) -> Result<Payload, Truncated> {
+    let mut payload = parse::payload(frame, inner)?;
+    if matches!(inner.destination.family(), Family::V6) && payload.protocol == IpProto::HOP_BY_HOP {
+        let [next_header, length]: [u8; 2] = frame.read(payload.offset)?;
+        payload.protocol = IpProto(next_header);
+        payload.offset += (length as usize + 1) * 8;
     }
-    let behind = parse::behind_options(frame, payload.protocol, payload.offset);
-    match behind.found {
-        Found::End => Err(DropReason::Truncated),
-        found => Ok(Payload {
-            protocol: behind.protocol(),
-            offset: behind.offset as usize,
-            fragment: matches!(found, Found::Fragment),
-        }),
-    }
+    Ok(payload)
 }
 
 /// Whether the checksum of the message from `offset` on is correct (RFC 792; RFC 4443 §2.3, with the pseudo-header of

@@ -3,6 +3,7 @@
 //! Called by the entry points in `mod.rs`. Offsets in the records are from the beginning of the frame and stay valid
 //! until the head is moved, which only the last stage does.
 
+use crate::bound;
 use crate::checksum::Sum;
 use crate::entry::InterfaceEntry;
 use crate::frame::{Frame, Truncated};
@@ -156,11 +157,11 @@ pub(super) fn outer_v6<F: Frame>(frame: &F, offset: usize) -> Result<Option<Oute
     if IpProto(header.next_hdr) != IpProto::GRE {
         let behind = behind_options(frame, IpProto(header.next_hdr), gre);
         // Where the frame ends, reading GRE will fail, once it is known whether the packet is the gateway's.
-        if behind.protocol() != IpProto::GRE && !matches!(behind.found, Found::End) {
+        if behind.protocol() != IpProto::GRE && !behind.is(Behind::END) {
             return Ok(None);
         }
-        fragment = matches!(behind.found, Found::Fragment);
-        gre = behind.offset as usize;
+        fragment = behind.is(Behind::FRAGMENT);
+        gre = behind.offset;
     }
     Ok(Some(Outer {
         remote: Address::v6(header.src_addr),
@@ -173,50 +174,47 @@ pub(super) fn outer_v6<F: Frame>(frame: &F, offset: usize) -> Result<Option<Oute
     }))
 }
 
-/// Most extension headers that are skipped: all of those, and destination options twice (RFC 8200 §4.1).
-const EXTENSION_HEADERS: usize = 5;
+/// Most extension headers that are skipped: one of each kind.
+const EXTENSION_HEADERS: usize = 4;
+/// More than all headers together: none that begins in the second half is read, and each is 2048 bytes at most.
+const OFFSETS: usize = 4096;
 /// Bytes of a fragment header, and the bits of its second word that are zero in a packet that is whole.
 const FRAGMENT_LENGTH: usize = 8;
 const FRAGMENT_BITS: u16 = 0xfff9;
 
-/// What follows the IPv6 extension headers. Plain fields: this is the result of a function of its own, and BTF cannot
-/// describe enums with data whose tag is not in front.
+/// What follows the IPv6 extension headers. Two numbers of which the verifier knows no more than their bounds: it would walk
+/// what comes behind anew for each way through the headers.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub(super) struct Behind {
+struct Behind {
     /// Offset of the first byte behind them.
-    pub offset: u32,
-    /// Whether there is anything.
-    pub found: Found,
-    protocol: u64,
-}
-
-/// How the chain of extension headers ends.
-#[repr(u32)]
-#[derive(Clone, Copy)]
-pub(super) enum Found {
-    /// With a protocol, or a header that is not skipped.
-    Whole,
-    /// With a fragment header; the protocol is the one that it names.
-    Fragment,
-    /// The frame ends within the headers.
-    End,
+    offset: usize,
+    /// The protocol, and the flags.
+    what: u64,
 }
 
 impl Behind {
-    /// What the packet carries.
+    /// It is a fragment.
+    const FRAGMENT: u64 = 1 << 8;
+    /// The frame ends within the headers.
+    const END: u64 = 1 << 9;
+
     #[inline(always)]
-    pub(super) const fn protocol(&self) -> IpProto {
-        IpProto(self.protocol as u8)
+    const fn is(&self, flag: u64) -> bool {
+        self.what & flag != 0
+    }
+
+    #[inline(always)]
+    const fn protocol(&self) -> IpProto {
+        IpProto(self.what as u8)
     }
 }
 
 /// Skips hop-by-hop and destination options (RFC 8200 §4.3, §4.6), routing headers that are used up (§4.4), and fragment
 /// headers of packets that are whole (RFC 6946). Out of line: few packets have any.
 #[inline(never)]
-pub(super) fn behind_options<F: Frame>(frame: &F, first: IpProto, offset: usize) -> Behind {
-    let (mut next, mut offset) = (first, offset);
-    let mut found = Found::Whole;
+fn behind_options<F: Frame>(frame: &F, first: IpProto, offset: usize) -> Behind {
+    let (mut next, mut offset, mut flags) = (first, offset, 0);
     for _ in 0..EXTENSION_HEADERS {
         if !matches!(
             next,
@@ -227,8 +225,9 @@ pub(super) fn behind_options<F: Frame>(frame: &F, first: IpProto, offset: usize)
         ) {
             break;
         }
-        let Ok([behind, length, high, low]) = frame.read::<[u8; 4]>(offset) else {
-            found = Found::End;
+        let header = frame.read::<[u8; 4]>(offset);
+        let (Ok([behind, length, high, low]), true) = (header, offset < OFFSETS / 2) else {
+            flags = Behind::END;
             break;
         };
         let segments_left = low;
@@ -242,14 +241,13 @@ pub(super) fn behind_options<F: Frame>(frame: &F, first: IpProto, offset: usize)
         } else if u16::from_be_bytes([high, low]) & FRAGMENT_BITS == 0 {
             offset += FRAGMENT_LENGTH;
         } else {
-            found = Found::Fragment;
+            flags = Behind::FRAGMENT;
             break;
         }
     }
     Behind {
-        offset: offset as u32,
-        found,
-        protocol: next.0 as u64,
+        offset: bound::index::<OFFSETS>(offset as u64),
+        what: bound::copy(flags | next.0 as u64),
     }
 }
 

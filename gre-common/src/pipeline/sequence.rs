@@ -42,23 +42,42 @@ pub(super) fn accept<C: SequenceCell>(cell: &C, number: u32, now: u64) -> Result
     let time = time_of(now);
     for _ in 0..ATTEMPTS {
         let current = cell.load();
-        let last = current as u32;
-        let confirmed = if current & VALID == 0 || follows(number, last) {
+        let confirmed = if current & VALID == 0 || follows(number, current as u32) {
             CONFIRMED
-        } else if may_start(current, number, time) {
-            0
-        } else if completes_run(cell, last, number) {
-            CONFIRMED
-        } else if is_newer(number, last) {
-            return Err(DropReason::SequenceJump);
         } else {
-            return Err(DropReason::SequenceOld);
+            match elsewhere(cell, current, number, time) {
+                UNCONFIRMED => 0,
+                BELIEVED => CONFIRMED,
+                JUMP => return Err(DropReason::SequenceJump),
+                _ => return Err(DropReason::SequenceOld),
+            }
         };
         if cell.replace(current, VALID | confirmed | time << 32 | number as u64) {
             return Ok(());
         }
     }
     Err(DropReason::SequenceOld)
+}
+
+/// What becomes of a number that does not follow: plain numbers, as the result of a function of its own.
+const OLD: u64 = 0;
+const JUMP: u64 = 1;
+const UNCONFIRMED: u64 = 2;
+const BELIEVED: u64 = 3;
+
+/// Judges a number that does not follow. Out of line: there are few.
+#[inline(never)]
+fn elsewhere<C: SequenceCell>(cell: &C, state: u64, number: u32, time: u64) -> u64 {
+    let last = state as u32;
+    if may_start(state, number, time) {
+        UNCONFIRMED
+    } else if completes_run(cell, last, number) {
+        BELIEVED
+    } else if is_newer(number, last) {
+        JUMP
+    } else {
+        OLD
+    }
 }
 
 #[inline(always)]
