@@ -28,8 +28,9 @@ pub(crate) struct XdpFrame {
 const CHUNK: usize = 512;
 /// Chunks of the largest IP packet.
 const CHUNKS: u64 = 129;
-/// Offsets that are read directly: behind all headers that are ever looked at. The verifier wants a bound.
-const GREATEST_OFFSET: usize = 0xfff;
+/// Offsets that are read directly: behind all headers that are ever looked at. The verifier wants a bound, and from Linux 7.2
+/// on one that offsets can reach: they are 2 above a multiple of 4, behind an Ethernet header.
+const GREATEST_OFFSET: usize = 0xffe;
 
 /// A chunk and room for the zeros that make its length a multiple of four.
 #[repr(C)]
