@@ -174,9 +174,9 @@ pub(super) fn outer_v6<F: Frame>(frame: &F, offset: usize) -> Result<Option<Oute
     }))
 }
 
-/// Most extension headers that are skipped: one of each kind.
-const EXTENSION_HEADERS: usize = 4;
-/// More than all headers together: none that begins in the second half is read, and each is 2048 bytes at most.
+/// Most extension headers that are skipped: one of each kind, and destination options twice (RFC 8200 §4.1).
+const EXTENSION_HEADERS: usize = 5;
+/// More than all headers that are skipped: none that begins in the second half is read, and none has more than 2048 bytes.
 const OFFSETS: usize = 4096;
 /// Bytes of a fragment header, and the bits of its second word that are zero in a packet that is whole.
 const FRAGMENT_LENGTH: usize = 8;
