@@ -5,11 +5,15 @@
 //! packet costs in the middle is the difference to a run with nothing there. Cases take turns, so that all share the
 //! machine's moods.
 
+mod against;
 mod bed;
 mod case;
+mod comparison;
+mod contender;
 mod cores;
 mod cost;
 mod cpu;
+mod daemon;
 mod frame;
 mod gateway;
 mod generator;
@@ -39,6 +43,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
+use against::Builds;
 use case::Case;
 use lane::Workshop;
 use programs::Programs;
@@ -90,6 +95,8 @@ enum Measure {
     Cost,
     /// All of these
     All,
+    /// Nanoseconds of a packet in two builds of gregw, measured in turn, and whether they have changed
+    Against(Builds),
 }
 
 #[derive(Debug, Args)]
@@ -172,6 +179,7 @@ fn run(arguments: &Arguments) -> Result<()> {
             output.print(&updates::measure(&mut programs, *tunnels)?)
         }
         Some(Measure::Cost) => output.print(&cost::measure()?),
+        Some(Measure::Against(builds)) => output.print(&against::measure(&mut programs, builds)?),
         Some(Measure::All) => all(&mut programs, *rounds, output),
     }
 }
