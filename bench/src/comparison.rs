@@ -166,10 +166,8 @@ impl fmt::Display for ComparisonReport {
             "{:<20}{:>18}{:>24}{:>16}",
             "program", "tag", "verified instructions", "machine code"
         )?;
-        for (name, build) in [
-            (self.revision.as_str(), &self.old),
-            ("working tree", &self.new),
-        ] {
+        let old = format!("old: {}", self.revision);
+        for (name, build) in [(old.as_str(), &self.old), ("new", &self.new)] {
             let verified = build.verified_instructions;
             writeln!(
                 f,
@@ -180,7 +178,10 @@ impl fmt::Display for ComparisonReport {
             )?;
         }
         if self.same_program {
-            writeln!(f, "same program")?;
+            writeln!(
+                f,
+                "same program: the kernel runs the same instructions in both"
+            )?;
         }
         writeln!(
             f,

@@ -55,7 +55,11 @@ use throughput::Rounds;
 ///
 /// Without a command: packets per second on one core with 64-byte packets, in about half a minute.
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
+#[command(
+    name = "cargo xtask bench",
+    bin_name = "cargo xtask bench",
+    after_help = OF_THE_TASK
+)]
 struct Arguments {
     #[command(subcommand)]
     measure: Option<Measure>,
@@ -66,6 +70,13 @@ struct Arguments {
     #[command(flatten)]
     selection: Selection,
 }
+
+const OF_THE_TASK: &str = "\
+Before all of these, for `cargo xtask bench` itself:
+  --against REVISION  Build that git revision beside the working tree and run `against`
+  --check             Compare what `cost` says with bench/budget.toml; `--save` stores it
+                      there, `--kernel SERIES` asks other kernels
+";
 
 #[derive(Debug, Subcommand)]
 enum Measure {

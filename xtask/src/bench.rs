@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: builds `gre-bench` and runs it; `--check` compares what it says of costs with the stored budget,
-//! `--against` lets it compare the working tree with another revision.
-//! What it measures happens in the kernel, so the build needs no optimisation, unless large tables are filled or their
-//! filling is measured. Standard output carries the result and nothing else.
+//! `--against` has it compare the working tree with another revision. What it measures happens in the kernel, so the build
+//! needs no optimisation, unless large tables are filled or their filling is measured. Standard output carries the result
+//! and nothing else.
 //!
 //! The benchmark takes this process's place, so that Ctrl-C ends it and the kernel cleans up after it.
 
@@ -9,7 +9,7 @@ use std::{
     ffi::OsString,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
@@ -66,8 +66,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     benchmark.args(&arguments.options);
     if !setup::is_root() {
         bail!(
-            "everything is built, but network namespaces and XDP need root; now run as root:\n  {}",
-            command::readable(&benchmark)
+            "everything is built, but network namespaces and XDP need root; now run:\n  sudo {}",
+            line(&benchmark)
         );
     }
     if arguments.check {
@@ -75,6 +75,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     let error = benchmark.exec();
     Err(error).with_context(|| format!("cannot run {}", program.display()))
+}
+
+/// A command as root has to type it.
+fn line(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
+    words.join(" ")
 }
 
 fn build_benchmark(optimised: bool) -> Result<PathBuf> {
