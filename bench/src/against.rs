@@ -17,6 +17,7 @@ use crate::contender::{Contender, is_forwarded};
 use crate::cpu;
 use crate::generator::Generator;
 use crate::lane::Workshop;
+use crate::machine::Machine;
 use crate::namespace::Namespace;
 use crate::programs::Programs;
 use crate::scale::Scale;
@@ -33,8 +34,8 @@ pub(crate) struct Builds {
     /// What the old one is called
     #[arg(long, value_name = "NAME", default_value = "old")]
     revision: String,
-    /// Times that both are started anew; six can tell a change, more can tell a smaller one
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    /// Times that both are started anew; eight can tell a change, more can tell a smaller one
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=100))]
     loads: u16,
     /// Measure only these
     #[arg(long, value_name = "CASE,…", value_delimiter = ',', value_parser = forwarding)]
@@ -45,12 +46,6 @@ pub(crate) struct Builds {
 const ROUNDS: u32 = 10;
 /// Frames of a turn.
 const FRAMES: u32 = 1 << 15;
-
-/// The order of turns.
-const OLD: usize = 0;
-const NEW: usize = 1;
-const EMPTY: usize = 2;
-const REDIRECT: usize = 3;
 
 /// A program that has its turns, and where it gets its frames.
 struct Runner {
@@ -63,40 +58,39 @@ struct Runner {
     quickest: f64,
 }
 
+/// A load: both gateways, with tunnels of a kind.
+struct Pair {
+    old: Contender,
+    new: Contender,
+    old_first: bool,
+}
+
 /// Measures both builds in every case.
 pub(crate) fn measure(programs: &mut Programs, builds: &Builds) -> Result<ComparisonReport> {
-    let scale = Scale::new(1, 1, 10)?;
-    let workshop = Workshop::new(scale);
-    let mut cases: Vec<(Case, Vec<Load>)> = builds.cases();
+    let mut cases = builds.cases();
     let mut compared = None;
     cpu::stay_on_one()?;
     for load in 0..builds.loads {
         eprintln!("bench: load {} of {}", load + 1, builds.loads);
+        // Where programs and tables come to lie depends on what was there before.
+        let old_first = load.is_multiple_of(2);
         for tunnels in TunnelKind::ALL {
             let of_kind = cases.iter_mut().filter(|(case, _)| case.tunnels == tunnels);
-            let mut of_kind = of_kind.peekable();
-            if of_kind.peek().is_none() {
-                continue;
-            }
-            let contenders = start_both(programs, builds, scale, tunnels, load)?;
-            compared = Some(contenders.each_ref().map(|it| Build::new(&it.program)));
-            for (case, loads) in of_kind {
-                let load = measure_case(programs, &workshop, &contenders, *case);
-                loads.push(load.with_context(|| case.to_string())?);
-            }
+            compared = measure_kind(programs, builds, old_first, tunnels, of_kind)?.or(compared);
         }
     }
-    let [old, new] = compared.context("there is no case to measure")?;
-    let cases = cases
-        .iter()
-        .map(|(case, loads)| Comparison::new(*case, loads));
-    Ok(ComparisonReport::new(
-        &builds.revision,
+    let (old, new) = compared.context("there is no case to measure")?;
+    let cases = cases.iter();
+    let cases = cases.map(|(case, loads)| Comparison::new(*case, loads));
+    Ok(ComparisonReport {
+        machine: Machine::this(),
+        revision: builds.revision.clone(),
+        same_program: old.tag == new.tag,
         old,
         new,
-        builds.loads,
-        cases.collect(),
-    ))
+        loads: builds.loads,
+        cases: cases.collect(),
+    })
 }
 
 impl Builds {
@@ -118,66 +112,86 @@ fn forwarding(name: &str) -> Result<Case> {
     Ok(case)
 }
 
-/// Where programs and tables come to lie depends on what was there before, so the two begin in turn.
-fn start_both(
+/// Adds a load to each of the cases, which have tunnels of one kind. Returns what ran, unless there are none.
+fn measure_kind<'c>(
     programs: &mut Programs,
     builds: &Builds,
-    scale: Scale,
+    old_first: bool,
     tunnels: TunnelKind,
-    load: u16,
-) -> Result<[Contender; 2]> {
-    let mut start = |binary, instance| Contender::start(programs, binary, instance, scale, tunnels);
-    if load.is_multiple_of(2) {
-        let old = start(&builds.old, "old")?;
-        Ok([old, start(&builds.new, "new")?])
-    } else {
-        let new = start(&builds.new, "new")?;
-        Ok([start(&builds.old, "old")?, new])
+    cases: impl Iterator<Item = &'c mut (Case, Vec<Load>)>,
+) -> Result<Option<(Build, Build)>> {
+    let mut cases = cases.peekable();
+    if cases.peek().is_none() {
+        return Ok(None);
     }
+    let scale = Scale::new(1, 1, 10)?;
+    let workshop = Workshop::new(scale);
+    let pair = Pair::start(programs, builds, old_first, scale, tunnels)?;
+    for (case, loads) in cases {
+        let load = pair.measure(programs, &workshop, *case);
+        loads.push(load.with_context(|| case.to_string())?);
+    }
+    let Pair { old, new, .. } = &pair;
+    Ok(Some((Build::new(&old.program), Build::new(&new.program))))
 }
 
-fn measure_case(
-    programs: &mut Programs,
-    workshop: &Workshop,
-    contenders: &[Contender; 2],
-    case: Case,
-) -> Result<Load> {
-    // Beds differ in interface indexes only, so all programs get the same frames.
-    let (_, trip) = workshop.trip(case, &contenders[OLD].bed);
-    let mut generator = Generator::load(&trip.sent)?;
-    let expectation = trip.arriving.expectation();
-    let mut runners = Vec::new();
-    for contender in contenders {
-        let (feed, _) = workshop.trip(case, &contender.bed);
-        let feed = contender.bed.near_end(feed);
-        contender.wait_until_it_forwards(programs, &mut generator, feed, &expectation)?;
-        runners.push(Runner {
-            program: contender.program()?,
-            namespace: contender.bed.namespace.clone(),
-            feed,
-            expectation: Some(expectation),
-            quickest: f64::INFINITY,
-        });
+impl Pair {
+    fn start(
+        programs: &mut Programs,
+        builds: &Builds,
+        old_first: bool,
+        scale: Scale,
+        tunnels: TunnelKind,
+    ) -> Result<Self> {
+        let mut start =
+            |binary, instance| Contender::start(programs, binary, instance, scale, tunnels);
+        let (old, new);
+        if old_first {
+            old = start(&builds.old, "old")?;
+            new = start(&builds.new, "new")?;
+        } else {
+            new = start(&builds.new, "new")?;
+            old = start(&builds.old, "old")?;
+        }
+        Ok(Self {
+            old,
+            new,
+            old_first,
+        })
     }
-    let bed = &contenders[OLD].bed;
-    bed.namespace.enter()?;
-    programs.aim_redirect(bed.right.near)?;
-    for name in ["empty", "redirect"] {
-        runners.push(Runner {
-            program: programs.program(name)?.try_clone()?,
-            namespace: bed.namespace.clone(),
-            feed: runners[OLD].feed,
-            expectation: None,
-            quickest: f64::INFINITY,
-        });
+
+    /// Beds differ in interface indexes only, so all programs get the same frames.
+    fn measure(&self, programs: &mut Programs, workshop: &Workshop, case: Case) -> Result<Load> {
+        let bed = &self.old.bed;
+        let (feed, trip) = workshop.trip(case, bed);
+        let feed = bed.near_end(feed);
+        let mut generator = Generator::load(&trip.sent)?;
+        let expectation = trip.arriving.expectation();
+        let mut runners = Vec::new();
+        for contender in [&self.old, &self.new] {
+            let (feed, _) = workshop.trip(case, &contender.bed);
+            let feed = contender.bed.near_end(feed);
+            contender.wait_until_it_forwards(programs, &mut generator, feed, &expectation)?;
+            let program = contender.program()?;
+            let namespace = &contender.bed.namespace;
+            runners.push(Runner::new(program, namespace, feed, Some(expectation)));
+        }
+        bed.namespace.enter()?;
+        programs.aim_redirect(bed.right.near)?;
+        for name in ["empty", "redirect"] {
+            let program = programs.program(name)?.try_clone()?;
+            runners.push(Runner::new(program, &bed.namespace, feed, None));
+        }
+        take_turns(programs, &mut generator, &mut runners)?;
+        let [old, new, empty, redirect] =
+            [0, 1, 2, 3].map(|number: usize| runners[number].quickest);
+        Ok(Load {
+            old_first: self.old_first,
+            old: old - empty,
+            new: new - empty,
+            redirect: redirect - empty,
+        })
     }
-    take_turns(programs, &mut generator, &mut runners)?;
-    let own = |program: usize| runners[program].quickest - runners[EMPTY].quickest;
-    Ok(Load {
-        old: own(OLD),
-        new: own(NEW),
-        redirect: own(REDIRECT),
-    })
 }
 
 /// In every other round backwards, so that each program has each neighbour.
@@ -199,6 +213,21 @@ fn take_turns(
 }
 
 impl Runner {
+    fn new(
+        program: ProgramFd,
+        namespace: &Namespace,
+        feed: Device,
+        expectation: Option<Expectation>,
+    ) -> Self {
+        Self {
+            program,
+            namespace: namespace.clone(),
+            feed,
+            expectation,
+            quickest: f64::INFINITY,
+        }
+    }
+
     fn take_turn(&mut self, programs: &mut Programs, generator: &mut Generator) -> Result<()> {
         self.namespace.enter()?;
         generator.hand_to(&self.program)?;

@@ -16,24 +16,26 @@ use crate::statistics::{Shift, median, round};
 pub(crate) struct ComparisonReport {
     /// Where it ran.
     #[serde(flatten)]
-    machine: Machine,
+    pub(crate) machine: Machine,
     /// What the old build is called.
-    revision: String,
-    old: Build,
-    new: Build,
+    pub(crate) revision: String,
+    /// The old build.
+    pub(crate) old: Build,
+    /// The new one.
+    pub(crate) new: Build,
     /// Whether the kernel runs the same instructions in both.
-    same_program: bool,
-    /// Times that both were loaded.
-    loads: u16,
+    pub(crate) same_program: bool,
+    /// Times that both were started.
+    pub(crate) loads: u16,
     /// In the order of measurement.
-    cases: Vec<Comparison>,
+    pub(crate) cases: Vec<Comparison>,
 }
 
 /// The program of a build.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Build {
     /// The kernel's sum of its instructions.
-    tag: String,
+    pub(crate) tag: String,
     /// Instructions that the verifier walked, where the kernel tells that.
     verified_instructions: Option<u32>,
     /// Bytes of machine code.
@@ -41,8 +43,10 @@ pub(crate) struct Build {
 }
 
 /// Nanoseconds of a packet in one load.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Load {
+    /// Whether the old gregw was started before the new one.
+    pub(crate) old_first: bool,
     /// In the old gregw.
     pub(crate) old: f64,
     /// In the new one.
@@ -67,6 +71,8 @@ pub(crate) struct Comparison {
     /// Where the change lies with a probability of 95 %.
     interval_ns: Option<[f64; 2]>,
     verdict: Verdict,
+    /// What all of it was made of.
+    loads_ns: Vec<Load>,
 }
 
 /// Whether there is a change.
@@ -86,27 +92,6 @@ enum Verdict {
 /// What equal builds may differ by, in nanoseconds and as a part of the time.
 const FLOOR: (f64, f64) = (3.0, 0.03);
 
-impl ComparisonReport {
-    /// Of the programs that ran, and of what was found in each case.
-    pub(crate) fn new(
-        revision: &str,
-        old: Build,
-        new: Build,
-        loads: u16,
-        cases: Vec<Comparison>,
-    ) -> Self {
-        Self {
-            machine: Machine::this(),
-            revision: revision.to_owned(),
-            same_program: old.tag == new.tag,
-            old,
-            new,
-            loads,
-            cases,
-        }
-    }
-}
-
 impl Build {
     /// What the kernel tells about the program.
     pub(crate) fn new(program: &ProgramInfo) -> Self {
@@ -123,7 +108,7 @@ impl Comparison {
     pub(crate) fn new(name: Case, loads: &[Load]) -> Self {
         let each = |figure: fn(&Load) -> f64| loads.iter().map(figure).collect::<Vec<f64>>();
         let old = median(&each(|load| load.old));
-        let change = Shift::of(&each(|load| load.new - load.old));
+        let change = change(loads);
         Self {
             name,
             redirect_ns: round(median(&each(|load| load.redirect)), 1),
@@ -135,8 +120,19 @@ impl Comparison {
                 .interval
                 .map(|(low, high)| [round(low, 1), round(high, 1)]),
             verdict: Verdict::of(change, old),
+            loads_ns: loads.to_vec(),
         }
     }
+}
+
+/// Who is started first may be slower or faster for that.
+fn change(loads: &[Load]) -> Shift {
+    let of_order = |old_first: bool| {
+        let of_order = loads.iter().filter(|load| load.old_first == old_first);
+        let changes: Vec<f64> = of_order.map(|load| load.new - load.old).collect();
+        changes
+    };
+    Shift::of(&of_order(true), &of_order(false))
 }
 
 impl Verdict {
@@ -226,19 +222,20 @@ mod tests {
     use super::*;
 
     fn verdict(old: f64, changes: &[f64]) -> Verdict {
-        Verdict::of(Shift::of(changes), old)
+        let (old_first, new_first) = changes.split_at(changes.len() / 2);
+        Verdict::of(Shift::of(old_first, new_first), old)
     }
 
     #[test]
     fn a_change_is_named_if_it_is_certain_and_greater_than_noise() {
         let around = |change: f64, spread: f64| {
-            [-1.0, -0.6, -0.2, 0.1, 0.5, 1.1].map(|part| change + part * spread)
+            [-1.0, 0.2, 0.6, -0.4, 1.0, -0.6, -0.2, 0.4].map(|part| change + part * spread)
         };
         assert_eq!(verdict(60.0, &around(10.0, 2.0)), Verdict::Changed);
         assert_eq!(verdict(60.0, &around(-10.0, 2.0)), Verdict::Changed);
         assert_eq!(verdict(60.0, &around(10.0, 20.0)), Verdict::NoChange);
         assert_eq!(verdict(60.0, &around(2.0, 0.1)), Verdict::NoChange);
         assert_eq!(verdict(600.0, &around(10.0, 0.1)), Verdict::NoChange);
-        assert_eq!(verdict(60.0, &[10.0; 5]), Verdict::TooFewLoads);
+        assert_eq!(verdict(60.0, &[10.0; 6]), Verdict::TooFewLoads);
     }
 }

@@ -15,53 +15,59 @@ pub(crate) fn quartile(values: &[f64]) -> f64 {
     sorted(values)[values.len() / 4]
 }
 
-/// What many measurements of one difference say of it, whatever they are spread like.
+/// What two groups of measurements say of one difference, where an unknown bias adds to it in one group and is taken from
+/// it in the other.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Shift {
-    /// The median of the means of all pairs of them (Hodges and Lehmann).
+    /// The median of the means of all pairs across the groups, which are free of the bias (Hodges and Lehmann).
     pub(crate) middle: f64,
-    /// Where it lies with a probability of 95 % (Wilcoxon's signed ranks). `None`: they are too few.
+    /// Where the difference lies with a probability of 95 % (Mann and Whitney). `None`: the groups are too small.
     pub(crate) interval: Option<(f64, f64)>,
 }
 
 impl Shift {
-    /// Of independent differences.
-    pub(crate) fn of(differences: &[f64]) -> Self {
-        let mut means = Vec::new();
-        for (number, first) in differences.iter().enumerate() {
-            means.extend(
-                differences[number..]
-                    .iter()
-                    .map(|second| first.midpoint(*second)),
-            );
+    /// Of the group to which the bias adds, and the other one. One alone keeps it.
+    pub(crate) fn of(plus: &[f64], minus: &[f64]) -> Self {
+        if plus.is_empty() || minus.is_empty() {
+            return Self {
+                middle: median(&[plus, minus].concat()),
+                interval: None,
+            };
         }
+        let pairs = |first: &f64| minus.iter().map(|second| first.midpoint(*second)).collect();
+        let means: Vec<f64> = plus.iter().flat_map::<Vec<f64>, _>(pairs).collect();
         let means = sorted(&means);
-        let interval = means_outside(differences.len())
-            .map(|outside| (means[outside], means[means.len() - 1 - outside]));
+        let outside = means_outside(plus.len(), minus.len());
         Self {
             middle: median(&means),
-            interval,
+            interval: outside.map(|outside| (means[outside], means[means.len() - 1 - outside])),
         }
     }
 }
 
-/// How many means of pairs lie on each side of the interval, for `count` differences.
+/// How many means of pairs lie on each side of the interval: as many as are below the true difference only once in forty
+/// times.
 ///
-/// If the middle is 0, the number of means below 0 is a sum of ranks that have been chosen with a probability of a half
-/// each; the interval leaves out as many as are below only once in forty times.
-fn means_outside(count: usize) -> Option<usize> {
-    let mut probabilities: Vec<f64> = vec![1.0];
-    for rank in 1..=count {
-        let unchosen = probabilities.iter().chain(std::iter::repeat_n(&0.0, rank));
-        let chosen = std::iter::repeat_n(&0.0, rank).chain(&probabilities);
-        probabilities = unchosen.zip(chosen).map(|(a, b)| a.midpoint(*b)).collect();
+/// If the order of all measurements is chance, the ways in which `below` means are below are the coefficients of a
+/// Gaussian binomial, the product of (1 - q^(minus + i)) / (1 - q^i).
+fn means_outside(plus: usize, minus: usize) -> Option<usize> {
+    let mut ways = vec![0_i128; plus * minus + 1];
+    ways[0] = 1;
+    for factor in 1..=plus {
+        for below in (minus + factor..ways.len()).rev() {
+            ways[below] -= ways[below - minus - factor];
+        }
+        for below in factor..ways.len() {
+            ways[below] += ways[below - factor];
+        }
     }
-    let mut below = 0.0;
-    let fits = probabilities.iter().take_while(|probability| {
-        below += **probability;
-        below <= 0.025
+    let all: i128 = ways.iter().sum();
+    let mut fewest = 0;
+    let rare = ways.iter().take_while(|ways| {
+        fewest += **ways;
+        fewest * 40 <= all
     });
-    fits.count().checked_sub(1)
+    rare.count().checked_sub(1)
 }
 
 /// Rounds to so many digits behind the point.
@@ -81,30 +87,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn intervals_are_those_of_the_tables_of_signed_ranks() {
+    fn intervals_are_those_of_the_tables_of_mann_and_whitney() {
         // Critical values for a two-sided probability of 5 %.
-        let critical = [(6, 0), (7, 2), (8, 3), (9, 5), (10, 8), (20, 52)];
-        for (count, value) in critical {
-            assert_eq!(means_outside(count), Some(value), "{count}");
+        let critical = [
+            (4, 4, 0),
+            (4, 5, 1),
+            (5, 5, 2),
+            (6, 7, 6),
+            (10, 10, 23),
+            (20, 20, 127),
+        ];
+        for (plus, minus, value) in critical {
+            assert_eq!(means_outside(plus, minus), Some(value), "{plus} {minus}");
         }
-        assert_eq!(means_outside(5), None);
+        assert_eq!(means_outside(3, 3), None);
+        assert!(means_outside(50, 50).is_some());
     }
 
     #[test]
-    fn a_spoilt_measurement_moves_a_shift_little() {
-        let mut differences = [9.0, 10.0, 11.0, 10.5, 9.5, 10.2, 9.8, 10.1, 9.9, 10.0];
-        let before = Shift::of(&differences);
-        differences[0] = 500.0;
-        let after = Shift::of(&differences);
-        assert!((before.middle - 10.0).abs() < 0.1, "{before:?}");
-        assert!((after.middle - 10.0).abs() < 0.3, "{after:?}");
-        let (low, high) = before.interval.unwrap();
-        assert!(low > 9.0 && high < 11.0, "{before:?}");
+    fn neither_a_bias_nor_a_spoilt_measurement_moves_a_shift() {
+        let mut plus = [14.0, 14.2, 13.9, 14.1, 13.8];
+        let minus = [6.0, 6.1, 5.9, 5.8, 6.2];
+        let close = |shift: Shift, tolerance: f64| (shift.middle - 10.0).abs() < tolerance;
+        let shift = Shift::of(&plus, &minus);
+        assert!(close(shift, 0.1), "{shift:?}");
+        let (low, high) = shift.interval.unwrap();
+        assert!(low > 9.7 && high < 10.3, "{shift:?}");
+        plus[0] = 500.0;
+        let shift = Shift::of(&plus, &minus);
+        assert!(close(shift, 0.3), "{shift:?}");
     }
 
     #[test]
     fn one_measurement_has_no_interval() {
-        let shift = Shift::of(&[3.0]);
+        let shift = Shift::of(&[3.0], &[]);
         assert_eq!((shift.middle, shift.interval), (3.0, None));
     }
 }
