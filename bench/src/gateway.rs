@@ -8,7 +8,6 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result};
-use aya::programs::ProgramInfo;
 use gre_common::counters::Owner;
 use gre_common::entry::{AdjacencyEntry, NeighbourEntry};
 use gre_common::id::{
@@ -20,24 +19,20 @@ use gre_userspace::config::{Keys, Name, Tos, Ttl, XdpMode};
 use gre_userspace::dataplane::{DataPlane, Streams};
 use gre_userspace::fib::Change;
 use gre_userspace::instance::Instance;
-use gre_userspace::object;
 use gre_userspace::plan;
 use ipnet::Ipv4Net;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::bed::{Bed, Device, MTU};
 use crate::case::TunnelKind;
+use crate::namespace::PINS;
 use crate::scale::{GATEWAY_ADDRESS, MACHINE, SUBNET_LENGTH, Scale, local};
-
-/// Where the data plane is pinned.
-const PINS: &str = "/sys/fs/bpf/gregw";
 
 /// A loaded and filled data plane on a bed.
 pub(crate) struct Gateway {
     plane: RefCell<DataPlane>,
     scale: Scale,
     kind: TunnelKind,
-    programs: Vec<(&'static str, ProgramInfo)>,
     // The program writes to them; nothing here reads them. They end before the event loop that they are on.
     _streams: Streams,
     _event_loop: Runtime,
@@ -99,7 +94,6 @@ impl Gateway {
             plane: RefCell::new(plane),
             scale,
             kind,
-            programs: Vec::new(),
             _streams: streams,
             _event_loop: event_loop,
         };
@@ -113,20 +107,9 @@ impl Gateway {
                 .attach(IfIndex(device.index), device.name, XdpMode::Native)?;
         }
         gateway.plane.get_mut().supersede()?;
-        for name in [object::GATEWAY, object::RESOLVER] {
-            let path = format!("{PINS}/{instance}/progs/{name}", instance = instance.name());
-            let program =
-                ProgramInfo::from_pin(&path).with_context(|| format!("cannot open {path}"))?;
-            gateway.programs.push((name, program));
-        }
         // What is pinned would outlive this.
         fs::remove_dir_all(PINS).with_context(|| format!("cannot remove {PINS}"))?;
         Ok(gateway)
-    }
-
-    /// What the kernel tells about its programs, by name; the one that is attached to devices first.
-    pub(crate) fn programs(&self) -> &[(&'static str, ProgramInfo)] {
-        &self.programs
     }
 
     /// What it has counted so far.

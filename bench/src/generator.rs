@@ -1,7 +1,7 @@
 //! What makes the frames of one case: a BPF program of its own, with what the frames have in common as constants.
 //!
-//! Run with `BPF_PROG_TEST_RUN`, on live frames or to time a single program. Per frame it reads 16 bytes, so that it leaves the caches to what is
-//! under test.
+//! Run with `BPF_PROG_TEST_RUN`, on live frames or to time a single program. Per frame it reads 16 bytes, so that it
+//! leaves the caches to what is under test.
 
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ use crate::programs::{OBJECT, Plain, array, fill, program, take, uninterrupted};
 
 /// Frames that the kernel makes at once: the budget of one NAPI poll, so that no queue on the way overflows.
 const BATCH: u32 = 64;
+/// Room for whatever a program makes of a frame.
+const LONGEST_FRAME: usize = 2048;
 /// Bytes of `struct xdp_md`.
 const CONTEXT_LENGTH: usize = 24;
 
@@ -28,6 +30,16 @@ pub(crate) struct Generator {
     frame: Vec<u8>,
     // The kernel empties the array once nobody holds it open.
     under_test: Option<ProgramArray<MapData>>,
+}
+
+/// What became of frames that a program alone was given.
+pub(crate) struct Trial {
+    /// How long each took in the quickest section, from making it to the verdict.
+    pub(crate) nanoseconds: f64,
+    /// What the program said of the last one.
+    pub(crate) verdict: u32,
+    /// The last one as the program left it.
+    pub(crate) frame: Vec<u8>,
 }
 
 impl Generator {
@@ -74,41 +86,47 @@ impl Generator {
         self.rate()
     }
 
-    /// Makes [`Generator::time`] hand frames to this program.
+    /// Makes [`Generator::time`] hand frames to this program from now on.
     pub(crate) fn hand_to(&mut self, under_test: &ProgramFd) -> Result<()> {
-        let mut programs: ProgramArray<MapData> = take(&mut self.ebpf, "UNDER_TEST")?;
+        let programs = match &mut self.under_test {
+            Some(programs) => programs,
+            None => {
+                program(&mut self.ebpf, "trial")?
+                    .load()
+                    .context("cannot load BPF program trial")?;
+                self.under_test.insert(take(&mut self.ebpf, "UNDER_TEST")?)
+            }
+        };
         programs
             .set(0, under_test, 0)
-            .context("cannot write map UNDER_TEST")?;
-        self.under_test = Some(programs);
-        program(&mut self.ebpf, "trial")?
-            .load()
-            .context("cannot load BPF program trial")
+            .context("cannot write map UNDER_TEST")
     }
 
     /// Hands `repeat` frames, as if they had come in at a device of the calling thread's namespace, to the program given
-    /// before. Returns how many nanoseconds each took in the quickest section, and what became of the last one.
-    pub(crate) fn time(
-        &mut self,
-        device: Device,
-        repeat: u32,
-        first_number: u64,
-    ) -> Result<(f64, u32)> {
+    /// before.
+    pub(crate) fn time(&mut self, device: Device, repeat: u32, first_number: u64) -> Result<Trial> {
         let context = self.context(device);
-        let verdict = uninterrupted(|| {
+        let mut frame = vec![0; LONGEST_FRAME];
+        let (verdict, length) = uninterrupted(|| {
             self.start_over(first_number)?;
             let mut options = TestRunOptions::new();
             options.data_in = Some(&self.frame);
+            options.data_out = Some(&mut frame);
             options.ctx_in = Some(&context);
             options.repeat = repeat;
             let result = program(&mut self.ebpf, "trial")?
                 .test_run(options)
                 .with_context(|| format!("cannot run a program for {}", device.name))?;
-            Ok(result.return_value)
+            Ok((result.return_value, result.data_size_out))
         })?;
+        frame.truncate(length as usize);
         let quickest = self.progress()?.quickest;
         ensure!(quickest > 0, "{repeat} frames are too few");
-        Ok((quickest as f64 / SECTION as f64, verdict))
+        Ok(Trial {
+            nanoseconds: quickest as f64 / SECTION as f64,
+            verdict,
+            frame,
+        })
     }
 
     /// The number of the next frame is `first_number`, and the first flow's turn comes.

@@ -104,6 +104,12 @@ impl Frames {
     }
 }
 
+/// Whether a frame is as the sink shall see it.
+pub(crate) fn is_expected(frame: &[u8], expectation: &Expectation) -> bool {
+    frame.len() as u64 == expectation.length
+        && and(head(frame), expectation.mask) == expectation.value
+}
+
 /// The first bytes of a frame; zeros behind its end.
 fn head(frame: &[u8]) -> Head {
     let mut bytes = [0; HEAD_LENGTH];
@@ -175,6 +181,9 @@ mod tests {
         assert_eq!(mask[20..22], [0xfd, 0xff]);
         assert_eq!(mask[29..33], [0xff, 0, 0, 0xff]);
         assert_eq!(bytes(expectation.value)[20], 1);
+        assert!(is_expected(&other, &expectation));
+        other[40] = 0;
+        assert!(!is_expected(&other, &expectation));
         assert_eq!(expectation.length, 64);
     }
 }

@@ -49,11 +49,9 @@ impl Cores {
 type Kind = (Option<Stage>, TunnelKind);
 
 /// Devices, and gregw on them if it is under test.
-pub(crate) struct Setting {
-    /// gregw.
-    pub(crate) gateway: Option<Gateway>,
-    /// The devices.
-    pub(crate) bed: Bed,
+struct Setting {
+    gateway: Option<Gateway>,
+    bed: Bed,
 }
 
 /// A case on its devices.
@@ -234,20 +232,6 @@ impl Workshop {
     /// With more cores than one.
     pub(crate) fn with_cores(self, cores: Cores) -> Self {
         Self { cores, ..self }
-    }
-
-    /// The data plane with tunnels of a kind, on its devices.
-    pub(crate) fn gateway(
-        &mut self,
-        programs: &mut Programs,
-        tunnels: TunnelKind,
-    ) -> Result<Rc<Setting>> {
-        let case = Case {
-            tunnels,
-            ..Case::small(Stage::PortToTunnel)
-        };
-        let setting = self.setting(programs, case)?;
-        setting.context("there is no data plane")
     }
 
     /// Sets up a case. `None`: the kernel has no such tunnels.

@@ -5,11 +5,15 @@
 //! packet costs in the middle is the difference to a run with nothing there. Cases take turns, so that all share the
 //! machine's moods.
 
+mod against;
 mod bed;
 mod case;
+mod comparison;
+mod contender;
 mod cores;
 mod cost;
 mod cpu;
+mod daemon;
 mod frame;
 mod gateway;
 mod generator;
@@ -39,6 +43,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
+use against::Builds;
 use case::Case;
 use lane::Workshop;
 use programs::Programs;
@@ -50,7 +55,11 @@ use throughput::Rounds;
 ///
 /// Without a command: packets per second on one core with 64-byte packets, in about half a minute.
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
+#[command(
+    name = "cargo xtask bench",
+    bin_name = "cargo xtask bench",
+    after_help = OF_THE_TASK
+)]
 struct Arguments {
     #[command(subcommand)]
     measure: Option<Measure>,
@@ -61,6 +70,13 @@ struct Arguments {
     #[command(flatten)]
     selection: Selection,
 }
+
+const OF_THE_TASK: &str = "\
+Before all of these, for `cargo xtask bench` itself:
+  --against REVISION  Build that git revision beside the working tree and run `against`
+  --check             Compare what `cost` says with bench/budget.toml; `--save` stores it
+                      there, `--kernel SERIES` asks other kernels
+";
 
 #[derive(Debug, Subcommand)]
 enum Measure {
@@ -90,6 +106,8 @@ enum Measure {
     Cost,
     /// All of these
     All,
+    /// Nanoseconds of a packet in two builds of gregw, measured in turn, and whether they have changed
+    Against(Builds),
 }
 
 #[derive(Debug, Args)]
@@ -172,6 +190,7 @@ fn run(arguments: &Arguments) -> Result<()> {
             output.print(&updates::measure(&mut programs, *tunnels)?)
         }
         Some(Measure::Cost) => output.print(&cost::measure()?),
+        Some(Measure::Against(builds)) => output.print(&against::measure(&mut programs, builds)?),
         Some(Measure::All) => all(&mut programs, *rounds, output),
     }
 }

@@ -11,6 +11,9 @@ use nix::mount::{MsFlags, mount};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns, unshare};
 
+/// Where gregw pins its instances, each in a directory of its name.
+pub(crate) const PINS: &str = "/sys/fs/bpf/gregw";
+
 const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
 
 /// Gives the process mounts of its own, with an empty BPF file system and an empty `/run`. Call it before any thread is started.

@@ -2,13 +2,9 @@
 //! through the daemon.
 
 use std::fmt::{self, Write as _};
-use std::fs;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use gre_common::id::{NetworkId, TunnelId};
 use gre_common::next_hop::{NextHop, Target};
 use gre_userspace::fib::Change;
@@ -20,6 +16,7 @@ use serde::Serialize;
 use crate::bed::Bed;
 use crate::case::{Case, Stage, TunnelKind};
 use crate::cpu;
+use crate::daemon::{Daemon, beside_this, write_file};
 use crate::gateway::Gateway;
 use crate::lane::Workshop;
 use crate::machine::Machine;
@@ -80,10 +77,6 @@ const BATCH: u32 = 100;
 const SEED: u64 = 0x6772_6567_772d_6234;
 const ROUTES_PER_TUNNEL: u32 = 10;
 const TUNNELS_PER_NETWORK: u32 = 10;
-/// Files of this process only: see `namespace::isolate_mounts`.
-const DIRECTORY: &str = "/run";
-/// How long the daemon may take to start.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Measures all of it.
 pub(crate) fn measure(programs: &mut Programs, tunnels: u32) -> Result<UpdateReport> {
@@ -164,14 +157,10 @@ fn apply(tunnels: u32) -> Result<Apply> {
     let device = bed.right.near.name;
     run(&format!("ip address add {LOCAL_V4}/32 dev {device}"))?;
     run(&format!("ip route add 198.18.0.0/15 dev {device}"))?;
-    let (empty, full) = (configuration(device, 0)?, configuration(device, tunnels)?);
-    let directory = Path::new(DIRECTORY);
-    let (first, second) = (directory.join("empty.toml"), directory.join("full.toml"));
-    fs::write(&first, empty).with_context(|| format!("cannot write {}", first.display()))?;
-    fs::write(&second, full).with_context(|| format!("cannot write {}", second.display()))?;
-    let _daemon = Daemon::start(&first)?;
+    let daemon = Daemon::start(&beside_this()?, "bench", &configuration(device, 0)?)?;
+    let full = write_file("full.toml", &configuration(device, tunnels)?)?;
     let start = Instant::now();
-    let applied = gregw("apply")?.arg(&second).output();
+    let applied = daemon.command("apply").arg(full).output();
     let output = applied.context("cannot run gregw apply")?;
     let seconds = start.elapsed().as_secs_f64();
     ensure!(
@@ -213,44 +202,6 @@ fn configuration(device: &str, tunnels: u32) -> Result<String> {
         )?;
     }
     Ok(text)
-}
-
-/// A running `gregw`, beside this program in its directory.
-struct Daemon(Child);
-
-impl Daemon {
-    /// Returns once it answers.
-    fn start(configuration: &Path) -> Result<Self> {
-        let child = gregw("run")?.arg("-c").arg(configuration).spawn();
-        let mut daemon = Self(
-            child.context("cannot run gregw: `cargo build --package gre-userspace` makes it")?,
-        );
-        let end = Instant::now() + PATIENCE;
-        while !gregw("show")?.arg("device").output()?.status.success() {
-            if let Some(status) = daemon.0.try_wait()? {
-                bail!("gregw run ended with {status}");
-            }
-            ensure!(Instant::now() < end, "gregw run does not answer");
-            thread::sleep(Duration::from_millis(50));
-        }
-        Ok(daemon)
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn gregw(command: &str) -> Result<Command> {
-    let this = std::env::current_exe().context("cannot find the running program's own path")?;
-    let mut gregw = Command::new(this.with_file_name("gregw"));
-    gregw.args(["--instance", "bench", command]);
-    gregw.stdin(Stdio::null()).stderr(Stdio::piped());
-    Ok(gregw)
 }
 
 impl fmt::Display for UpdateReport {

@@ -1,7 +1,8 @@
 //! The benchmark itself: one short run measures every case and says so. The figures are not judged here; that frames
 //! arrive as they should, the benchmark judges itself.
 
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Output};
 use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
@@ -147,8 +148,55 @@ fn routes_change_under_traffic_and_the_daemon_applies_a_configuration() {
     assert!(report["apply"]["seconds"].as_f64().unwrap() > 0.0);
 }
 
-/// `None` where it cannot run.
+#[test]
+fn two_builds_are_compared_in_every_case_and_equal_ones_are_recognised() {
+    let gregw = beside_this("gregw");
+    let both = ["--old", &gregw, "--new", &gregw, "--loads", "2"];
+    let Some(report) = run(&[["against"].as_slice(), &both].concat()) else {
+        return;
+    };
+    let names = cases(&report).map(|case| case["name"].as_str().unwrap());
+    let stages = ["port_to_tunnel", "tunnel_to_port", "tunnel_to_tunnel"];
+    let kinds = ["", "_ipv6", "_checksum", "_sequence"];
+    let all = kinds.map(|kind| stages.map(|stage| format!("{stage}{kind}")));
+    assert_eq!(Vec::from_iter(names), all.concat());
+    assert_eq!(report["same_program"], true);
+    assert!(report["old"]["tag"].is_string(), "{report}");
+    assert_eq!(report["old"]["tag"], report["new"]["tag"]);
+    for case in cases(&report) {
+        for figure in ["redirect_ns", "old_ns", "new_ns", "change_ns"] {
+            assert!(case[figure].is_number(), "{case}");
+        }
+        // Two loads tell nothing of chance.
+        assert_eq!(case["interval_ns"], Value::Null, "{case}");
+        assert_eq!(case["verdict"], "too few loads", "{case}");
+    }
+}
+
+#[test]
+fn a_build_that_does_not_start_is_named() {
+    let Some(output) = output(&["against", "--old", "/bin/false", "--new", "/bin/false"]) else {
+        return;
+    };
+    assert!(!output.status.success());
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("cannot start /bin/false"), "{error}");
+}
+
+/// What a run that succeeds says. `None` where it cannot run.
 fn run(options: &[&str]) -> Option<Value> {
+    let rounds = ["--rounds", "1", "--round-seconds", "0.05"];
+    let output = output(&[&rounds, options].concat())?;
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Some(serde_json::from_slice(&output.stdout).expect("nothing but JSON"))
+}
+
+/// `None` where it cannot run.
+fn output(options: &[&str]) -> Option<Output> {
     // Measurements disturb each other.
     static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -156,17 +204,18 @@ fn run(options: &[&str]) -> Option<Value> {
         println!("SKIPPED: the benchmark needs root");
         return None;
     }
-    let output = Command::new(env!("CARGO_BIN_EXE_gre-bench"))
-        .args(["--json", "--rounds", "1", "--round-seconds", "0.05"])
+    let bench = Command::new(env!("CARGO_BIN_EXE_gre-bench"))
+        .arg("--json")
         .args(options)
-        .output()
-        .expect("gre-bench runs");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Some(serde_json::from_slice(&output.stdout).expect("nothing but JSON"))
+        .output();
+    Some(bench.expect("gre-bench runs"))
+}
+
+/// A program that cargo has built beside the benchmark.
+fn beside_this(name: &str) -> String {
+    let bench = Path::new(env!("CARGO_BIN_EXE_gre-bench"));
+    let path = bench.with_file_name(name);
+    path.to_str().expect("a path in UTF-8").to_owned()
 }
 
 fn cases(report: &Value) -> impl Iterator<Item = &Value> {

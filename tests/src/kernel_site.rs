@@ -76,10 +76,7 @@ impl<'a> VrfSites<'a> {
                 "ip link set dev {device} master {name} mtu {INNER_MTU} up"
             ));
             for address in addresses {
-                let no_detection = if address.contains(':') { "nodad" } else { "" };
-                host.sh(&format!(
-                    "ip address add {address} dev {device} {no_detection}"
-                ));
+                host.add_address(&device, address);
             }
             for family in ["-4", "-6"] {
                 host.sh(&format!(

@@ -49,11 +49,7 @@ impl End {
     /// # Panics
     /// If the kernel refuses it.
     pub fn add_address(&self, address: &str) {
-        let no_detection = if address.contains(':') { "nodad" } else { "" };
-        self.namespace.sh(&format!(
-            "ip address add {address} dev {} {no_detection}",
-            self.device
-        ));
+        self.namespace.add_address(&self.device, address);
     }
 
     /// Sets the maximum transmission unit.

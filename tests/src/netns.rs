@@ -136,6 +136,25 @@ impl Handle {
         });
     }
 
+    /// Gives a device that is up an address with prefix length, e.g. `10.0.0.1/24`, and returns once it is in force.
+    ///
+    /// # Panics
+    /// If the kernel refuses it.
+    #[track_caller]
+    pub fn add_address(&self, device: &str, address: &str) {
+        if !address.contains(':') {
+            self.sh(&format!("ip address add {address} dev {device}"));
+            return;
+        }
+        self.sh(&format!("ip address add {address} dev {device} nodad"));
+        // The kernel takes packets for an IPv6 address only after work that it puts off.
+        let bare = address.split('/').next().unwrap_or(address);
+        let routes = format!("ip -6 route show table all type local root {bare}");
+        wait::expect(&format!("{address} is in force"), || {
+            !self.sh(&routes).is_empty()
+        });
+    }
+
     /// The index of a device.
     ///
     /// # Panics

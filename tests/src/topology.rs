@@ -304,10 +304,7 @@ impl Segment {
 /// If the kernel refuses one of them.
 pub fn address_inside(namespace: &Handle, device: &str, addresses: &[&str]) {
     for address in addresses {
-        let no_detection = if address.contains(':') { "nodad" } else { "" };
-        namespace.sh(&format!(
-            "ip address add {address} dev {device} {no_detection}"
-        ));
+        namespace.add_address(device, address);
     }
     for family in ["-4", "-6"] {
         namespace.sh(&format!("ip {family} route add default dev {device}"));

@@ -38,11 +38,12 @@ impl TwoSites {
         let endpoints = [(&link.near, 0, 1), (&link.far, 1, 0)].map(|(end, ours, theirs)| {
             let tunnel = options(Tunnel::new(outer[ours], outer[theirs]));
             let site = Site::with_tun(tunnel, &insides[ours], "lan", 1400).unwrap();
-            insides[ours].sh(&format!("ip address add 10.0.0.{}/24 dev lan", ours + 1));
-            insides[ours].sh(&format!(
-                "ip address add fd00::{}/64 dev lan nodad",
-                ours + 1
-            ));
+            for address in [
+                format!("10.0.0.{}/24", ours + 1),
+                format!("fd00::{}/64", ours + 1),
+            ] {
+                insides[ours].add_address("lan", &address);
+            }
             Endpoint::start(end, vec![site]).unwrap()
         });
         Self {

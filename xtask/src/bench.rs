@@ -1,6 +1,7 @@
-//! `cargo xtask bench`: builds `gre-bench` and runs it; `--check` compares what it says of costs with the stored budget.
-//! What it measures happens in the kernel, so the build needs no optimisation, unless large tables are filled or their
-//! filling is measured. Standard output carries the result and nothing else.
+//! `cargo xtask bench`: builds `gre-bench` and runs it; `--check` compares what it says of costs with the stored budget,
+//! `--against` has it compare the working tree with another revision. What it measures happens in the kernel, so the build
+//! needs no optimisation, unless large tables are filled or their filling is measured. Standard output carries the result
+//! and nothing else.
 //!
 //! The benchmark takes this process's place, so that Ctrl-C ends it and the kernel cleans up after it.
 
@@ -8,7 +9,7 @@ use std::{
     ffi::OsString,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
@@ -17,6 +18,7 @@ use crate::{
     budget::{self, Budget, Measured, Place},
     build, command,
     guest::archive::Choice,
+    revision::Revision,
     setup,
     test::matrix,
 };
@@ -36,6 +38,9 @@ pub(crate) struct Arguments {
     /// In a guest with this kernel, not here: a series like 6.1, or `newest` (repeatable)
     #[arg(long = "kernel", value_name = "SERIES", requires = "check")]
     kernels: Vec<Choice>,
+    /// Measure gregw of this git revision and of the working tree in turn, and tell what has changed
+    #[arg(long, value_name = "REVISION", conflicts_with = "check")]
+    against: Option<String>,
     /// Options of the benchmark; `--help` lists them
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     options: Vec<OsString>,
@@ -47,18 +52,36 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         .options
         .iter()
         .any(|option| LARGE.iter().any(|command| option == command));
+    let revision = arguments.against.as_deref().map(Revision::find);
+    let revision = revision.transpose()?;
     let program = build_benchmark(optimised)?;
+    let mut benchmark = command::command(&program);
+    if let Some(revision) = revision {
+        benchmark
+            .arg("against")
+            .args(["--revision", &revision.hash]);
+        benchmark.arg("--old").arg(revision.build()?);
+        benchmark.arg("--new").arg(program.with_file_name("gregw"));
+    }
+    benchmark.args(&arguments.options);
     if !setup::is_root() {
         bail!(
             "everything is built, but network namespaces and XDP need root; now run:\n  sudo {}",
-            program.display()
+            line(&benchmark)
         );
     }
     if arguments.check {
         return check(&program, arguments);
     }
-    let error = command::command(&program).args(&arguments.options).exec();
+    let error = benchmark.exec();
     Err(error).with_context(|| format!("cannot run {}", program.display()))
+}
+
+/// A command as root has to type it.
+fn line(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
+    words.join(" ")
 }
 
 fn build_benchmark(optimised: bool) -> Result<PathBuf> {

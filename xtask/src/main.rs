@@ -10,6 +10,7 @@ mod demo;
 mod fuzz;
 mod guest;
 mod lint;
+mod revision;
 mod setup;
 mod test;
 
