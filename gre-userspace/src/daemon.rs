@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::api;
 use crate::capability;
-use crate::config::Config;
+use crate::config::{Config, printed};
 use crate::dataplane::{self, Streams};
 use crate::error::Error;
 use crate::failure::{ExitCode, Failure};
@@ -233,8 +233,12 @@ impl Daemon {
             ),
             Err(failure) => {
                 tracing::error!("{} is refused: {failure}", self.file.display());
-                for diagnostic in &failure.diagnostics {
+                let (diagnostics, note) = printed(&failure.diagnostics);
+                for diagnostic in diagnostics {
                     tracing::error!("line {}: {}", diagnostic.place.line, diagnostic.message);
+                }
+                if let Some(line) = note {
+                    tracing::error!("{line}");
                 }
             }
         }

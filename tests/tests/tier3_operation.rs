@@ -18,6 +18,7 @@ use gre_tests::scenario::{
 use gre_tests::wait;
 use gre_tests::wire::Wire;
 use gre_userspace::vlan_offload;
+use nix::sys::signal::Signal;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -252,6 +253,24 @@ fn a_wrong_configuration_changes_nothing_and_names_every_mistake() {
     let refused = Gateway::start_refused(&office.namespace, &wrong);
     assert_eq!(refused.status.code(), Some(2), "{}", describe(&refused));
     assert!(!has_xdp(&office.namespace, &office.underlay.gateway.device));
+}
+
+/// O3: a file of which an editor or a full disk has left nothing is refused at SIGHUP; devices and packets stay.
+#[test]
+fn an_empty_file_at_sighup_takes_no_device_from_the_gateway() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let running = Office::new(false, |tunnel| tunnel.with_key(1001)).start();
+    let before = shape(&running.gateway);
+    std::fs::write(running.gateway.configuration_file(), "")
+        .expect("the temporary directory is writable");
+    running.gateway.signal(Signal::SIGHUP);
+    wait::expect("the file is refused", || {
+        running.gateway.log().contains("is refused: ")
+    });
+    assert_eq!(shape(&running.gateway), before);
+    running.expect_reachable(false);
 }
 
 /// O4: a device that another XDP program holds is left alone; the message names device and program, and the devices

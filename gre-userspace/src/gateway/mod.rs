@@ -380,9 +380,7 @@ impl Gateway {
     async fn go_to_devices(&mut self, devices: Devices) -> Result<(), Error> {
         let ids = self.ids.clone();
         let planned = plan(&self.config, &self.peerings, &devices, ids, &LIMITS);
-        for complaint in &planned.complaints {
-            tracing::warn!("{complaint}: {}", complaint.help());
-        }
+        planned.complaints.warn();
         self.check_devices(&planned.desired)?;
         self.go_to(&planned.desired).await?;
         self.planned_for = devices;
@@ -524,9 +522,6 @@ fn refuse(complaints: &Diagnostics) -> Result<(), Failure> {
     {
         return Err(Failure::from(complaints));
     }
-    for complaint in complaints {
-        let (line, _) = complaint.line_column();
-        tracing::warn!("line {line}: {complaint}: {}", complaint.help());
-    }
+    complaints.warn();
     Ok(())
 }
