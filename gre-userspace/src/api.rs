@@ -22,6 +22,7 @@ use tokio::net::UnixListener;
 use crate::failure::{ExitCode, Failure};
 use crate::report::{Device, DropCounter, Neighbour, Network, Peering, Port, Route, Tunnel};
 use crate::request::{Document, Request, Requests, ask};
+use crate::server;
 
 /// Where differences are asked for: POST a [`Document`], get an array of [`crate::report::Change`].
 pub const PLAN: &str = "/v1/plan";
@@ -79,9 +80,7 @@ pub async fn serve(
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let Socket { listener, file } = socket;
-    let result = axum::serve(listener, router(requests))
-        .with_graceful_shutdown(stop)
-        .await;
+    let result = server::serve(listener, router(requests), stop).await;
     drop(file);
     result
 }

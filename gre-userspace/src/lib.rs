@@ -30,6 +30,7 @@ pub mod plan;
 mod remembered;
 pub mod report;
 pub mod request;
+pub mod server;
 pub mod show;
 pub mod solicitation;
 pub mod vlan_offload;

@@ -11,8 +11,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
+use axum::serve::ListenerExt;
 use nix::sys::socket::setsockopt;
-use nix::sys::socket::sockopt::ReusePort;
+use nix::sys::socket::sockopt::{ReusePort, TcpUserTimeout};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet, text,
@@ -29,10 +30,13 @@ use crate::report::{
     Tunnel,
 };
 use crate::request::{Request, Requests, ask};
+use crate::server;
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Connections that may wait to be taken up.
 const BACKLOG: u32 = 128;
+/// How long a scraper may take nothing of what was sent to it.
+const UNREAD_MILLISECONDS: u32 = 30_000;
 
 /// Metrics served at one address until this is dropped.
 pub(crate) struct Endpoint {
@@ -114,9 +118,13 @@ pub async fn serve(
     let router = Router::new()
         .route("/metrics", get(scrape))
         .with_state(requests);
-    axum::serve(listener, router)
-        .with_graceful_shutdown(stop)
-        .await
+    // A scraper that does not read is given up by the kernel.
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = setsockopt(stream, TcpUserTimeout, &UNREAD_MILLISECONDS) {
+            tracing::debug!("cannot limit how long a scraper may take to read: {error}");
+        }
+    });
+    server::serve(listener, router, stop).await
 }
 
 async fn scrape(State(requests): State<Requests>) -> api::Answer {

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
-use gre_userspace::metrics;
+use gre_userspace::{metrics, server};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::sample;
@@ -126,6 +127,55 @@ async fn addresses_and_keys_are_labels_of_info_metrics_only() {
             family.kind == "info" || name == "gregw_peering_state" || labels.is_empty();
         assert!(is_allowed, "{name}: {labels:?}");
     }
+}
+
+/// The clock moves on only when no task has anything left to do: silence lasts as long as it is borne.
+#[tokio::test(start_paused = true)]
+async fn who_connects_and_is_silent_has_one_of_few_connections_and_that_for_a_while_only() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(metrics::serve(
+        listener,
+        sample::gateway(),
+        std::future::pending(),
+    ));
+    let mut silent = Vec::new();
+    for number in 0..server::CONNECTIONS + 32 {
+        let mut stream = tokio::net::TcpStream::connect(address)
+            .await
+            .expect("a listener");
+        if number % 2 == 0 {
+            let begun = b"GET /metrics HTTP/1.1\r\nHost: gate";
+            stream.write_all(begun).await.expect("an open connection");
+        }
+        silent.push(stream);
+    }
+
+    let mut scraper = tokio::net::TcpStream::connect(address)
+        .await
+        .expect("a listener");
+    let request = "GET /metrics HTTP/1.1\r\nHost: gateway\r\n\r\n";
+    scraper
+        .write_all(request.as_bytes())
+        .await
+        .expect("an open connection");
+    // The connection that had its answer is one that is silent.
+    let answer = read_all(&mut scraper).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    for mut stream in silent {
+        assert!(!read_all(&mut stream).await.contains(" 200 "));
+    }
+}
+
+/// What comes until the other end closes, which it does within an hour.
+async fn read_all(stream: &mut tokio::net::TcpStream) -> String {
+    let mut bytes = Vec::new();
+    let hour = std::time::Duration::from_secs(3600);
+    tokio::time::timeout(hour, stream.read_to_end(&mut bytes))
+        .await
+        .expect("the connection is closed")
+        .expect("without a failure");
+    String::from_utf8(bytes).expect("text")
 }
 
 /// The body of `GET /metrics`, of which the head has been checked.
