@@ -426,7 +426,7 @@ fn mount_bpffs() {
             BPFFS,
             Some("bpf"),
             MsFlags::empty(),
-            None::<&str>,
+            Some("mode=0700"),
         )
         .unwrap_or_else(|error| panic!("mounting bpffs on {BPFFS}: {error}"));
     }
