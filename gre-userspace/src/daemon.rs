@@ -12,7 +12,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::api;
 use crate::capability;
@@ -153,6 +153,8 @@ impl Daemon {
         let mut rounds = interval(ROUND_INTERVAL);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pace = Pace::default();
+        // Half of what the service manager bears, as sd_watchdog_enabled(3) asks for.
+        let mut watchdog = sd_notify::watchdog_enabled().map(|limit| interval(limit / 2));
         let step = loop {
             tokio::select! {
                 _ = self.terminate.recv() => break Step::Leave,
@@ -184,6 +186,7 @@ impl Daemon {
                 }
                 () = flush_log(self.streams.logger.as_mut()) => {}
                 _ = rounds.tick() => gateway.round().await,
+                () = tick(watchdog.as_mut()) => notify(&[NotifyState::Watchdog]),
             }
         };
         self.end(gateway, step).await
@@ -370,6 +373,16 @@ async fn until(mut stopped: watch::Receiver<bool>) {
 async fn at(instant: Option<Instant>) {
     match instant {
         Some(instant) => sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Ready once an interval, or never.
+async fn tick(interval: Option<&mut Interval>) {
+    match interval {
+        Some(interval) => {
+            interval.tick().await;
+        }
         None => std::future::pending().await,
     }
 }

@@ -129,6 +129,39 @@ async fn addresses_and_keys_are_labels_of_info_metrics_only() {
     }
 }
 
+#[tokio::test]
+async fn the_manual_lists_every_metric_and_names_no_other() {
+    let exposition = parse(&scrape().await);
+    let exported: BTreeSet<String> = exposition
+        .iter()
+        .map(|(name, family)| name.clone() + suffix(family))
+        .collect();
+    let manual = include_str!("../../../docs/metrics.md");
+    let listed = manual.lines().filter(|line| line.starts_with("| `gregw_"));
+    let listed: BTreeSet<String> = listed
+        .flat_map(|line| metrics_in(line.split(" | ").next().unwrap_or_default()))
+        .collect();
+    assert_eq!(listed, exported);
+    let others = [
+        include_str!("../../../docs/configuration.md"),
+        include_str!("../../../docs/operation.md"),
+        include_str!("../../../README.md"),
+    ];
+    for manual in others.into_iter().chain([manual]) {
+        let named: BTreeSet<String> = metrics_in(manual).collect();
+        let unknown: Vec<_> = named.difference(&exported).collect();
+        assert!(unknown.is_empty(), "{unknown:?}");
+    }
+}
+
+/// The words of a text that could be names of metrics.
+fn metrics_in(text: &str) -> impl Iterator<Item = String> {
+    let words = text.split(|letter: char| letter != '_' && !letter.is_ascii_alphanumeric());
+    words
+        .filter(|word| word.starts_with("gregw_"))
+        .map(str::to_owned)
+}
+
 /// The clock moves on only when no task has anything left to do: silence lasts as long as it is borne.
 #[tokio::test(start_paused = true)]
 async fn who_connects_and_is_silent_has_one_of_few_connections_and_that_for_a_while_only() {
@@ -208,6 +241,16 @@ fn get(address: SocketAddr) -> String {
     body.to_owned()
 }
 
+/// What is added to a family's name in its samples.
+fn suffix(family: &Family) -> &'static str {
+    match family.kind.as_str() {
+        "counter" => "_total",
+        "info" => "_info",
+        "gauge" => "",
+        other => panic!("type {other}"),
+    }
+}
+
 /// Reads OpenMetrics text (<https://prometheus.io/docs/specs/om/open_metrics_spec/>) as far as gregw uses it; panics at
 /// whatever the format forbids: a family twice or in pieces, a sample of no family or without its suffix, a series
 /// twice, text behind the end.
@@ -231,12 +274,7 @@ fn parse(text: &str) -> Exposition {
             families.get_mut(&current).expect("begun").kind = kind.to_owned();
         } else {
             let family = families.get_mut(&current).expect("a sample of a family");
-            let suffix = match family.kind.as_str() {
-                "counter" => "_total",
-                "info" => "_info",
-                "gauge" => "",
-                other => panic!("type {other}"),
-            };
+            let suffix = suffix(family);
             let rest = line
                 .strip_prefix(&format!("{current}{suffix}{{"))
                 .expect(line);
