@@ -18,6 +18,7 @@ use crate::api;
 use crate::capability;
 use crate::config::{Config, printed};
 use crate::dataplane::{self, Streams};
+use crate::descriptors;
 use crate::error::Error;
 use crate::failure::{ExitCode, Failure};
 use crate::gateway::{Gateway, ROUND_INTERVAL};
@@ -59,6 +60,8 @@ pub fn run(instance: Instance, file: PathBuf) -> Result<(), Failure> {
 /// [`ExitCode::Busy`] if a daemon still runs after `patience`: ask that one.
 pub fn detach(instance: &Instance, patience: Duration) -> Result<bool, Failure> {
     let lock = instance.lock_within(patience)?;
+    // The links of all devices are open for a moment.
+    descriptors::room_for_devices()?;
     Ok(dataplane::remove_leftovers(instance, lock)?)
 }
 

@@ -9,6 +9,7 @@ pub mod client;
 pub mod config;
 pub mod daemon;
 pub mod dataplane;
+pub mod descriptors;
 mod differences;
 pub mod error;
 pub mod failure;
