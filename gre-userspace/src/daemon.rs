@@ -28,6 +28,7 @@ use crate::metrics;
 use crate::netlink::{self, Notifications};
 use crate::pace::Pace;
 use crate::request::{Document, Request, Requests};
+use crate::snapshots::Snapshots;
 
 /// How long a killed daemon may take to go.
 pub const DYING: Duration = Duration::from_secs(1);
@@ -88,6 +89,7 @@ struct Daemon {
     interrupt: Signal,
     api: Api,
     metrics: Option<metrics::Endpoint>,
+    snapshots: Snapshots,
 }
 
 struct Api {
@@ -146,6 +148,7 @@ impl Daemon {
             interrupt,
             api,
             metrics,
+            snapshots: Snapshots::default(),
         };
         Ok((daemon, gateway))
     }
@@ -189,6 +192,9 @@ impl Daemon {
                 }
                 () = flush_log(self.streams.logger.as_mut()) => {}
                 _ = rounds.tick() => gateway.round().await,
+                () = std::future::ready(()), if self.snapshots.is_at_work() => {
+                    self.snapshots.go_on(&gateway);
+                }
                 () = tick(watchdog.as_mut()) => notify(&[NotifyState::Watchdog]),
             }
         };
@@ -261,6 +267,7 @@ impl Daemon {
             Err(_) => notify(&[NotifyState::Reloading]),
         }
         let result = self.reload_all(gateway, config).await;
+        self.snapshots.begin_anew(gateway);
         notify(&[NotifyState::Ready]);
         result
     }
@@ -287,14 +294,14 @@ impl Daemon {
 
     async fn answer(&mut self, gateway: &mut Gateway, request: Request) -> Step {
         match request {
-            Request::Tunnels(reply) => {
-                let _ = reply.send(gateway.tunnels(&gateway.read_drops()));
+            Request::Tunnels { name, reply } => {
+                let _ = reply.send(gateway.tunnels(name.as_deref()));
             }
-            Request::Networks(reply) => {
-                let _ = reply.send(gateway.networks());
+            Request::Networks { name, reply } => {
+                let _ = reply.send(gateway.networks(name.as_deref()));
             }
-            Request::Ports(reply) => {
-                let _ = reply.send(gateway.ports(&gateway.read_drops()));
+            Request::Ports { name, reply } => {
+                let _ = reply.send(gateway.ports(name.as_deref()));
             }
             Request::Peerings(reply) => {
                 let _ = reply.send(gateway.peerings());
@@ -308,12 +315,10 @@ impl Daemon {
             Request::Drops(reply) => {
                 let _ = reply.send(gateway.drops(&gateway.read_drops()));
             }
-            Request::Devices(reply) => {
-                let _ = reply.send(gateway.devices_report(&gateway.read_drops()));
+            Request::Devices { name, reply } => {
+                let _ = reply.send(gateway.devices_report(name.as_deref()));
             }
-            Request::Snapshot(reply) => {
-                let _ = reply.send(gateway.snapshot());
-            }
+            Request::Snapshot(reply) => self.snapshots.ask(gateway, reply),
             Request::Plan { document, reply } => {
                 let result = match parse(&document) {
                     Ok(config) => gateway.compare(config).await,

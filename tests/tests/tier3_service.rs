@@ -1,12 +1,16 @@
 //! Tier 3: what the service manager and the unit in `dist/` rely on.
 
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
 
+use gre_tests::configuration as toml;
 use gre_tests::gateway::{Gateway, describe};
-use gre_tests::scenario::Office;
+use gre_tests::netns::Handle;
+use gre_tests::scenario::{NETWORK, Office};
 use gre_tests::wait;
 use gre_tests::{can_use_namespaces, skip};
 use nix::sys::signal::Signal;
@@ -36,6 +40,66 @@ fn the_event_loop_answers_the_watchdog() {
         assert_eq!(next(), "WATCHDOG=1");
     }
     drop(gateway);
+}
+
+/// A snapshot is taken piece by piece, between which the configuration may change; one of many tunnels holds each once.
+#[test]
+fn a_scrape_of_many_tunnels_holds_each_once() {
+    if !can_use_namespaces() {
+        return;
+    }
+    const MANY: u32 = 2500;
+    let office = Office::new(false, |tunnel| tunnel.with_key(1001));
+    office.namespace.sh("ip link set lo up");
+    let mut many = office
+        .configuration()
+        .replace("[gateway]\n", "[gateway]\nmetrics = \"127.0.0.1:9469\"\n");
+    for key in 1..=MANY {
+        let tunnel = office.tunnel.clone().with_key(10_000 + key);
+        many += &toml::tunnel(&format!("extra-{key}"), NETWORK, &tunnel, &[]);
+    }
+    let gateway = Gateway::start(&office.namespace, &many);
+    let all = MANY as usize + 1;
+    let tunnels = |text: &str| -> BTreeSet<String> {
+        let lines = text.lines();
+        let ups: Vec<&str> = lines
+            .filter(|line| line.starts_with("gregw_tunnel_up{"))
+            .collect();
+        let names: BTreeSet<String> = ups.iter().map(ToString::to_string).collect();
+        assert_eq!(ups.len(), names.len());
+        names
+    };
+    assert_eq!(tunnels(&scrape(&office.namespace)).len(), all);
+    let file = gateway.configuration_file();
+    std::thread::scope(|scope| {
+        let scrapers: Vec<_> = (0..8)
+            .map(|_| scope.spawn(|| tunnels(&scrape(&office.namespace)).len()))
+            .collect();
+        gateway.cli_ok(&["apply", &file.to_string_lossy()]);
+        for scraper in scrapers {
+            assert_eq!(scraper.join().expect("a scrape"), all);
+        }
+    });
+    let one = gateway.cli_ok(&["-j", "show", "tunnel", "extra-7"]);
+    assert!(
+        one.contains("extra-7") && !one.contains("extra-70"),
+        "{one}"
+    );
+    assert_eq!(gateway.show("tunnel").len(), all);
+}
+
+/// The answer to `GET /metrics`.
+fn scrape(namespace: &Handle) -> String {
+    namespace.run(|| {
+        let mut stream = TcpStream::connect("127.0.0.1:9469").expect("a listener");
+        let request = b"GET /metrics HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).expect("an open connection");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("text");
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert!(answer.ends_with("# EOF\n"), "all of it");
+        answer
+    })
 }
 
 /// Starting, answering, changing, taking over and ending make no system call that the unit's filter refuses.
