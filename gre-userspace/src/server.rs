@@ -20,9 +20,10 @@ use tower_http::timeout::RequestBodyTimeoutLayer;
 /// Connections that a listener serves at a time.
 pub const CONNECTIONS: usize = 64;
 
-/// How long a peer may take from its connection or its last request to the end of a request's head, and between two
-/// pieces of a request's body.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a peer may take from its connection or its last request to the end of a request's head.
+const HEAD: Duration = Duration::from_secs(10);
+/// How long it may take between two pieces of a request's body; longer than the event loop is ever busy with another one.
+const BODY: Duration = Duration::from_secs(60);
 
 /// Serves `router` until `stop`, and then to the end of the requests that have begun.
 ///
@@ -33,9 +34,9 @@ pub(crate) async fn serve<L: Listener>(
     router: Router,
     stop: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let router = router.layer(RequestBodyTimeoutLayer::new(PATIENCE));
+    let router = router.layer(RequestBodyTimeoutLayer::new(BODY));
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD);
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     let begun = GracefulShutdown::new();
     let mut stop = pin!(stop);
