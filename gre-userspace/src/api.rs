@@ -1,7 +1,7 @@
 //! HTTP and JSON over a unix socket: how `gregw show`, `plan`, `apply` and `detach` reach a running daemon.
 //!
-//! Started by the daemon. Holds no state: each request becomes a message to the gateway, whose answer is filtered by
-//! name and sent as JSON. Encoding runs beside the daemon's thread, so that a long list does not hold it up.
+//! Started by the daemon. Holds no state: each request becomes a message to the gateway, whose answer is sent as
+//! JSON. Encoding runs beside the daemon's thread, so that a long list does not hold it up.
 
 use std::fmt;
 use std::io;
@@ -22,6 +22,7 @@ use tokio::net::UnixListener;
 use crate::failure::{ExitCode, Failure};
 use crate::report::{Device, DropCounter, Neighbour, Network, Peering, Port, Route, Tunnel};
 use crate::request::{Document, Request, Requests, ask};
+use crate::server;
 
 /// Where differences are asked for: POST a [`Document`], get an array of [`crate::report::Change`].
 pub const PLAN: &str = "/v1/plan";
@@ -79,9 +80,7 @@ pub async fn serve(
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let Socket { listener, file } = socket;
-    let result = axum::serve(listener, router(requests))
-        .with_graceful_shutdown(stop)
-        .await;
+    let result = server::serve(listener, router(requests), stop).await;
     drop(file);
     result
 }
@@ -114,44 +113,19 @@ struct Name {
 }
 
 async fn tunnels(State(requests): State<Requests>, filter: Filter) -> Answer {
-    let tunnels = ask(&requests, Request::Tunnels).await?;
-    json(named(
-        "tunnel",
-        tunnels,
-        name(filter)?.as_deref(),
-        |tunnel| &tunnel.name,
-    )?)
-    .await
+    json(named_tunnels(&requests, name(filter)?).await?).await
 }
 
 async fn networks(State(requests): State<Requests>, filter: Filter) -> Answer {
-    let networks = ask(&requests, Request::Networks).await?;
-    json(named(
-        "network",
-        networks,
-        name(filter)?.as_deref(),
-        |network| &network.name,
-    )?)
-    .await
+    json(named_networks(&requests, name(filter)?).await?).await
 }
 
 async fn ports(State(requests): State<Requests>, filter: Filter) -> Answer {
-    let ports = ask(&requests, Request::Ports).await?;
-    json(named("port", ports, name(filter)?.as_deref(), |port| {
-        &port.name
-    })?)
-    .await
+    json(named_ports(&requests, name(filter)?).await?).await
 }
 
 async fn devices(State(requests): State<Requests>, filter: Filter) -> Answer {
-    let devices = ask(&requests, Request::Devices).await?;
-    json(named(
-        "device",
-        devices,
-        name(filter)?.as_deref(),
-        |device| &device.name,
-    )?)
-    .await
+    json(named_devices(&requests, name(filter)?).await?).await
 }
 
 async fn peerings(State(requests): State<Requests>, filter: Filter) -> Answer {
@@ -159,7 +133,7 @@ async fn peerings(State(requests): State<Requests>, filter: Filter) -> Answer {
     if let Some(name) = name(filter)? {
         peerings.retain(|peering| peering.network == name || peering.remote == name);
         if peerings.is_empty() {
-            require_network(&requests, &name).await?;
+            named_networks(&requests, Some(name)).await?;
         }
     }
     json(peerings).await
@@ -169,8 +143,8 @@ async fn routes(State(requests): State<Requests>, filter: Filter) -> Answer {
     let name = name(filter)?;
     let network = name.clone();
     let routes = ask(&requests, |reply| Request::Routes { network, reply }).await?;
-    if let (Some(name), true) = (name, routes.is_empty()) {
-        require_network(&requests, &name).await?;
+    if name.is_some() && routes.is_empty() {
+        named_networks(&requests, name).await?;
     }
     json(routes).await
 }
@@ -180,8 +154,7 @@ async fn neighbours(State(requests): State<Requests>, filter: Filter) -> Answer 
     if let Some(name) = name(filter)? {
         neighbours.retain(|neighbour| neighbour.port == name);
         if neighbours.is_empty() {
-            let ports = ask(&requests, Request::Ports).await?;
-            named("port", ports, Some(&name), |port| &port.name)?;
+            named_ports(&requests, Some(name)).await?;
         }
     }
     json(neighbours).await
@@ -230,72 +203,68 @@ fn name(filter: Filter) -> Result<Option<String>, Failure> {
     Ok(filter?.0.name)
 }
 
-/// All of `items`, or those called `name`, of which there must be one.
-fn named<T>(
-    kind: &str,
-    mut items: Vec<T>,
-    name: Option<&str>,
-    name_of: impl Fn(&T) -> &str,
-) -> Result<Vec<T>, Failure> {
-    let Some(name) = name else { return Ok(items) };
-    items.retain(|item| name_of(item) == name);
-    if items.is_empty() {
-        let text = format!("there is no {kind} `{name}`: `gregw show {kind}` lists all");
-        return Err(Failure::new(ExitCode::NotFound, text));
-    }
-    Ok(items)
+async fn named_tunnels(requests: &Requests, name: Option<String>) -> Result<Vec<Tunnel>, Failure> {
+    let only = name.clone();
+    let found = ask(requests, |reply| Request::Tunnels { name: only, reply }).await?;
+    found_all("tunnel", found, name)
 }
 
-async fn require_network(requests: &Requests, name: &str) -> Result<(), Failure> {
-    let networks = ask(requests, Request::Networks).await?;
-    named("network", networks, Some(name), |network| &network.name)?;
-    Ok(())
+async fn named_networks(
+    requests: &Requests,
+    name: Option<String>,
+) -> Result<Vec<Network>, Failure> {
+    let only = name.clone();
+    let found = ask(requests, |reply| Request::Networks { name: only, reply }).await?;
+    found_all("network", found, name)
+}
+
+async fn named_ports(requests: &Requests, name: Option<String>) -> Result<Vec<Port>, Failure> {
+    let only = name.clone();
+    let found = ask(requests, |reply| Request::Ports { name: only, reply }).await?;
+    found_all("port", found, name)
+}
+
+async fn named_devices(requests: &Requests, name: Option<String>) -> Result<Vec<Device>, Failure> {
+    let only = name.clone();
+    let found = ask(requests, |reply| Request::Devices { name: only, reply }).await?;
+    found_all("device", found, name)
+}
+
+/// What was found, which is something if a name was asked for.
+fn found_all<T>(kind: &str, found: Vec<T>, name: Option<String>) -> Result<Vec<T>, Failure> {
+    match name {
+        Some(name) if found.is_empty() => {
+            let text = format!("there is no {kind} `{name}`: `gregw show {kind}` lists all");
+            Err(Failure::new(ExitCode::NotFound, text))
+        }
+        _ => Ok(found),
+    }
 }
 
 /// Fails unless a tunnel, port or device is called `name`.
 async fn require_owner(requests: &Requests, name: &str) -> Result<(), Failure> {
-    let is_owner = ask(requests, Request::Tunnels)
-        .await?
-        .iter()
-        .any(|tunnel| tunnel.name == name)
-        || ask(requests, Request::Ports)
-            .await?
-            .iter()
-            .any(|port| port.name == name)
-        || ask(requests, Request::Devices)
-            .await?
-            .iter()
-            .any(|device| device.name == name);
-    if is_owner {
+    let wanted = || Some(name.to_owned());
+    if named_tunnels(requests, wanted()).await.is_ok()
+        || named_ports(requests, wanted()).await.is_ok()
+        || named_devices(requests, wanted()).await.is_ok()
+    {
         return Ok(());
     }
     let text = format!("there is no tunnel, port or device `{name}`");
     Err(Failure::new(ExitCode::NotFound, text))
 }
 
-/// A list as JSON.
+/// A list as JSON, encoded on a thread of its own.
 async fn json<T: Serialize + Send + 'static>(items: Vec<T>) -> Answer {
-    encoded("application/json", move || serde_json::to_vec(&items)).await
-}
-
-/// An answer whose body `encode` makes, on a thread of its own.
-pub(crate) async fn encoded<B, E>(
-    content_type: &'static str,
-    encode: impl FnOnce() -> Result<B, E> + Send + 'static,
-) -> Answer
-where
-    B: IntoResponse + Send + 'static,
-    E: fmt::Display + Send + 'static,
-{
     let failure = |error: &dyn fmt::Display| {
         let text = format!("cannot encode the answer: {error}");
         Failure::new(ExitCode::Failure, text)
     };
-    let body = tokio::task::spawn_blocking(encode)
+    let body = tokio::task::spawn_blocking(move || serde_json::to_vec(&items))
         .await
         .map_err(|error| failure(&error))?
         .map_err(|error| failure(&error))?;
-    Ok(([(header::CONTENT_TYPE, content_type)], body).into_response())
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
 }
 
 impl IntoResponse for Failure {

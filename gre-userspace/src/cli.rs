@@ -43,6 +43,9 @@ pub struct Options {
     /// Which gateway of this machine
     #[arg(long, global = true, value_name = "NAME", default_value = Instance::DEFAULT)]
     pub instance: Instance,
+    /// How long the daemon may take for an answer; 120 by default
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub timeout: Option<u64>,
 }
 
 /// What to do.

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -12,17 +13,22 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{Method, Request, Response, header};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
+use tokio::time::timeout;
 
 use crate::api::{APPLY, DETACH, PLAN, Resource};
 use crate::failure::{ExitCode, Failure};
 use crate::instance::Instance;
 use crate::request::Document;
 
+/// How long an answer may take unless [`Client::with_patience`] says otherwise. A large configuration is applied in less.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// A connection to a daemon.
 #[derive(Debug)]
 pub struct Client {
     sender: SendRequest<Full<Bytes>>,
     socket: PathBuf,
+    patience: Duration,
 }
 
 /// Why there is no connection.
@@ -68,7 +74,13 @@ impl Client {
         Ok(Self {
             sender,
             socket: socket.to_owned(),
+            patience: PATIENCE,
         })
+    }
+
+    /// Gives the daemon this long for each answer.
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// The JSON array of a resource, all or those of one name.
@@ -100,8 +112,27 @@ impl Client {
         Ok(())
     }
 
-    /// Sends a request; the body of the answer if it is a success.
+    /// Sends a request; the body of the answer if it is a success and comes in time.
     async fn send(&mut self, method: Method, path: &str, body: Bytes) -> Result<Bytes, Failure> {
+        let patience = self.patience;
+        timeout(patience, self.exchange(method, path, body))
+            .await
+            .unwrap_or_else(|_| {
+                let text = format!(
+                    "the daemon on {} has not answered within {patience:?}: it may be at work still; see its log, or \
+                     wait longer with --timeout SECONDS",
+                    self.socket.display()
+                );
+                Err(Failure::new(ExitCode::Failure, text))
+            })
+    }
+
+    async fn exchange(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Bytes, Failure> {
         let request = Request::builder()
             .method(method)
             .uri(path)

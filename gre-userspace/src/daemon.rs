@@ -12,12 +12,13 @@ use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::api;
 use crate::capability;
-use crate::config::Config;
+use crate::config::{Config, printed};
 use crate::dataplane::{self, Streams};
+use crate::descriptors;
 use crate::error::Error;
 use crate::failure::{ExitCode, Failure};
 use crate::gateway::{Gateway, ROUND_INTERVAL};
@@ -27,6 +28,7 @@ use crate::metrics;
 use crate::netlink::{self, Notifications};
 use crate::pace::Pace;
 use crate::request::{Document, Request, Requests};
+use crate::snapshots::Snapshots;
 
 /// How long a killed daemon may take to go.
 pub const DYING: Duration = Duration::from_secs(1);
@@ -59,6 +61,8 @@ pub fn run(instance: Instance, file: PathBuf) -> Result<(), Failure> {
 /// [`ExitCode::Busy`] if a daemon still runs after `patience`: ask that one.
 pub fn detach(instance: &Instance, patience: Duration) -> Result<bool, Failure> {
     let lock = instance.lock_within(patience)?;
+    // The links of all devices are open for a moment.
+    descriptors::room_for_devices()?;
     Ok(dataplane::remove_leftovers(instance, lock)?)
 }
 
@@ -85,6 +89,7 @@ struct Daemon {
     interrupt: Signal,
     api: Api,
     metrics: Option<metrics::Endpoint>,
+    snapshots: Snapshots,
 }
 
 struct Api {
@@ -143,6 +148,7 @@ impl Daemon {
             interrupt,
             api,
             metrics,
+            snapshots: Snapshots::default(),
         };
         Ok((daemon, gateway))
     }
@@ -153,6 +159,8 @@ impl Daemon {
         let mut rounds = interval(ROUND_INTERVAL);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pace = Pace::default();
+        // Half of what the service manager bears, as sd_watchdog_enabled(3) asks for.
+        let mut watchdog = sd_notify::watchdog_enabled().map(|limit| interval(limit / 2));
         let step = loop {
             tokio::select! {
                 _ = self.terminate.recv() => break Step::Leave,
@@ -184,6 +192,10 @@ impl Daemon {
                 }
                 () = flush_log(self.streams.logger.as_mut()) => {}
                 _ = rounds.tick() => gateway.round().await,
+                () = std::future::ready(()), if self.snapshots.is_at_work() => {
+                    self.snapshots.go_on(&gateway);
+                }
+                () = tick(watchdog.as_mut()) => notify(&[NotifyState::Watchdog]),
             }
         };
         self.end(gateway, step).await
@@ -233,8 +245,12 @@ impl Daemon {
             ),
             Err(failure) => {
                 tracing::error!("{} is refused: {failure}", self.file.display());
-                for diagnostic in &failure.diagnostics {
+                let (diagnostics, note) = printed(&failure.diagnostics);
+                for diagnostic in diagnostics {
                     tracing::error!("line {}: {}", diagnostic.place.line, diagnostic.message);
+                }
+                if let Some(line) = note {
+                    tracing::error!("{line}");
                 }
             }
         }
@@ -251,6 +267,7 @@ impl Daemon {
             Err(_) => notify(&[NotifyState::Reloading]),
         }
         let result = self.reload_all(gateway, config).await;
+        self.snapshots.begin_anew(gateway);
         notify(&[NotifyState::Ready]);
         result
     }
@@ -277,14 +294,14 @@ impl Daemon {
 
     async fn answer(&mut self, gateway: &mut Gateway, request: Request) -> Step {
         match request {
-            Request::Tunnels(reply) => {
-                let _ = reply.send(gateway.tunnels(&gateway.read_drops()));
+            Request::Tunnels { name, reply } => {
+                let _ = reply.send(gateway.tunnels(name.as_deref()));
             }
-            Request::Networks(reply) => {
-                let _ = reply.send(gateway.networks());
+            Request::Networks { name, reply } => {
+                let _ = reply.send(gateway.networks(name.as_deref()));
             }
-            Request::Ports(reply) => {
-                let _ = reply.send(gateway.ports(&gateway.read_drops()));
+            Request::Ports { name, reply } => {
+                let _ = reply.send(gateway.ports(name.as_deref()));
             }
             Request::Peerings(reply) => {
                 let _ = reply.send(gateway.peerings());
@@ -298,12 +315,10 @@ impl Daemon {
             Request::Drops(reply) => {
                 let _ = reply.send(gateway.drops(&gateway.read_drops()));
             }
-            Request::Devices(reply) => {
-                let _ = reply.send(gateway.devices_report(&gateway.read_drops()));
+            Request::Devices { name, reply } => {
+                let _ = reply.send(gateway.devices_report(name.as_deref()));
             }
-            Request::Snapshot(reply) => {
-                let _ = reply.send(gateway.snapshot());
-            }
+            Request::Snapshot(reply) => self.snapshots.ask(gateway, reply),
             Request::Plan { document, reply } => {
                 let result = match parse(&document) {
                     Ok(config) => gateway.compare(config).await,
@@ -366,6 +381,16 @@ async fn until(mut stopped: watch::Receiver<bool>) {
 async fn at(instant: Option<Instant>) {
     match instant {
         Some(instant) => sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Ready once an interval, or never.
+async fn tick(interval: Option<&mut Interval>) {
+    match interval {
+        Some(interval) => {
+            interval.tick().await;
+        }
         None => std::future::pending().await,
     }
 }

@@ -48,6 +48,20 @@ pub enum Error {
         /// The device.
         device: String,
     },
+    /// Somebody else may write where programs and maps are pinned.
+    #[error(
+        "{} belongs to user {owner} with mode {mode:03o}, so that others than root and the daemon's user could take the \
+         gateway's programs away: find out who made it, and remove it",
+        path.display()
+    )]
+    ForeignPins {
+        /// The directory, or what stands in its place.
+        path: PathBuf,
+        /// Its user.
+        owner: u32,
+        /// Its permissions.
+        mode: u32,
+    },
     /// Another daemon runs under this instance name.
     #[error(
         "instance {instance} is already run by process {pid}: end it first, or choose another name with --instance"
@@ -154,6 +168,7 @@ impl Error {
             | Self::ProgramRefused { .. }
             | Self::MissingKernelFeature { .. } => ExitCode::MissingKernelFeature,
             Self::TagsTaken { .. }
+            | Self::ForeignPins { .. }
             | Self::Full { .. }
             | Self::Bpf { .. }
             | Self::File { .. }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use gre_common::counters::{Direction, Owner, Stats};
+use gre_common::counters::{Direction, DropKey, Owner, Stats};
 use gre_common::id::{GroupId, IfIndex, NetworkId, PortId, TunnelId};
 use gre_common::limits;
 use gre_common::verdict::DropReason;
@@ -29,17 +29,55 @@ pub(crate) struct Drops {
     entries: usize,
 }
 
+/// A [`Snapshot`] that is being taken.
+pub(crate) struct Collection {
+    all_drops: Drops,
+    /// In the order of the configuration.
+    tunnels: Vec<Tunnel>,
+    /// Those of `tunnels`.
+    drops: Vec<DropCounter>,
+}
+
 impl Gateway {
-    /// As [`crate::request::Request::Snapshot`].
-    pub(crate) fn snapshot(&self) -> Snapshot {
-        let drops = self.read_drops();
+    /// Begins a [`Snapshot`].
+    pub(crate) fn begin_collection(&self) -> Collection {
+        Collection {
+            all_drops: self.read_drops(),
+            tunnels: Vec::with_capacity(self.config.tunnels.len()),
+            drops: Vec::new(),
+        }
+    }
+
+    /// Reads up to so many further tunnels. Returns whether that was not all.
+    pub(crate) fn collect(&self, collection: &mut Collection, tunnels: usize) -> bool {
+        let tenants = Tenants::new(&self.config);
+        let from = collection.tunnels.len();
+        let piece = self.config.tunnels.iter().skip(from).take(tunnels);
+        for tunnel in piece {
+            let tunnel_drops = self.drops_of_tunnel(tunnel, &tenants, &collection.all_drops);
+            collection.drops.extend(tunnel_drops);
+            let tunnel = self.tunnel(tunnel, &tenants, &collection.all_drops);
+            collection.tunnels.push(tunnel);
+        }
+        collection.tunnels.len() < self.config.tunnels.len()
+    }
+
+    /// The snapshot of which all tunnels have been read.
+    pub(crate) fn complete(&self, collection: Collection) -> Snapshot {
+        let Collection {
+            all_drops,
+            tunnels,
+            mut drops,
+        } = collection;
+        let tenants = Tenants::new(&self.config);
+        drops.extend(self.drops_of_ports_and_devices(&tenants, &all_drops));
         Snapshot {
             gateway: self.config.gateway.name.to_string(),
-            tunnels: self.tunnels(&drops),
-            ports: self.ports(&drops),
+            tunnels,
+            ports: self.all_ports(None, &all_drops),
             peerings: self.peerings(),
-            drops: self.drops(&drops),
-            tables: self.tables(&drops),
+            drops,
+            tables: self.tables(&all_drops),
         }
     }
 
@@ -68,21 +106,30 @@ impl Gateway {
     }
 
     /// As [`crate::request::Request::Tunnels`].
-    pub(crate) fn tunnels(&self, drops: &Drops) -> Vec<Tunnel> {
+    pub(crate) fn tunnels(&self, only: Option<&str>) -> Vec<Tunnel> {
         let tenants = Tenants::new(&self.config);
         let tunnels = self.config.tunnels.iter();
-        let mut tunnels: Vec<_> = tunnels
-            .map(|tunnel| self.tunnel(tunnel, &tenants, drops))
+        let chosen: Vec<_> = tunnels
+            .filter(|tunnel| is_chosen(&tunnel.name, only))
+            .collect();
+        let drops = self.read_drops_for(only, || {
+            let ids = chosen.iter();
+            ids.filter_map(|tunnel| self.tunnel_owner(tunnel)).collect()
+        });
+        let mut tunnels: Vec<_> = chosen
+            .into_iter()
+            .map(|tunnel| self.tunnel(tunnel, &tenants, &drops))
             .collect();
         tunnels.sort_by(|a, b| a.name.cmp(&b.name));
         tunnels
     }
 
     /// As [`crate::request::Request::Networks`].
-    pub(crate) fn networks(&self) -> Vec<Network> {
+    pub(crate) fn networks(&self, only: Option<&str>) -> Vec<Network> {
         let members = Members::by_network(&self.config);
         let networks = self.config.networks.iter();
         let mut networks: Vec<_> = networks
+            .filter(|network| is_chosen(&network.name, only))
             .map(|network| self.network(network, &members))
             .collect();
         networks.sort_by(|a, b| a.name.cmp(&b.name));
@@ -90,10 +137,22 @@ impl Gateway {
     }
 
     /// As [`crate::request::Request::Ports`].
-    pub(crate) fn ports(&self, drops: &Drops) -> Vec<Port> {
+    pub(crate) fn ports(&self, only: Option<&str>) -> Vec<Port> {
+        let drops = self.read_drops_for(only, || {
+            let ports = self.config.ports.iter();
+            let chosen = ports.filter(|port| is_chosen(&port.name, only));
+            chosen.filter_map(|port| self.port_owner(port)).collect()
+        });
+        self.all_ports(only, &drops)
+    }
+
+    fn all_ports(&self, only: Option<&str>, drops: &Drops) -> Vec<Port> {
         let tenants = Tenants::new(&self.config);
         let ports = self.config.ports.iter();
-        let mut ports: Vec<_> = ports.map(|port| self.port(port, &tenants, drops)).collect();
+        let mut ports: Vec<_> = ports
+            .filter(|port| is_chosen(&port.name, only))
+            .map(|port| self.port(port, &tenants, drops))
+            .collect();
         ports.sort_by(|a, b| a.name.cmp(&b.name));
         ports
     }
@@ -160,27 +219,11 @@ impl Gateway {
 
     /// As [`crate::request::Request::Drops`].
     pub(crate) fn drops(&self, drops: &Drops) -> Vec<DropCounter> {
-        let owners = self.owners();
         let tenants = Tenants::new(&self.config);
-        let mut counters: Vec<_> = drops
-            .by_owner
-            .iter()
-            .filter_map(|(owner, counts)| Some((owners.get(owner)?, counts)))
-            .flat_map(|((kind, name, network), counts)| {
-                let tenant = network.map(|network| tenants.of(network));
-                counts
-                    .iter()
-                    .map(move |((direction, reason), packets)| DropCounter {
-                        owner: *kind,
-                        name: (*name).to_owned(),
-                        network: network.map(Name::to_string),
-                        tenant: tenant.clone(),
-                        direction: (*direction).into(),
-                        reason: reason.name().into(),
-                        packets: *packets,
-                        explanation: reason.explanation().into(),
-                    })
-            })
+        let tunnels = self.config.tunnels.iter();
+        let mut counters: Vec<_> = tunnels
+            .flat_map(|tunnel| self.drops_of_tunnel(tunnel, &tenants, drops))
+            .chain(self.drops_of_ports_and_devices(&tenants, drops))
             .collect();
         counters.sort_by(|a, b| {
             (a.owner, &a.name, &a.reason, a.direction).cmp(&(
@@ -193,8 +236,40 @@ impl Gateway {
         counters
     }
 
+    fn drops_of_tunnel(
+        &self,
+        tunnel: &config::Tunnel,
+        tenants: &Tenants<'_>,
+        drops: &Drops,
+    ) -> Vec<DropCounter> {
+        // Most have none.
+        if drops.by_owner.is_empty() {
+            return Vec::new();
+        }
+        let network = tunnel.network.get_ref();
+        let owner = self.tunnel_owner(tunnel);
+        let charged = (OwnerKind::Tunnel, tunnel.name.get_ref().as_str());
+        owner.map_or_else(Vec::new, |owner| {
+            drops.counters(owner, charged, Some((network, tenants)))
+        })
+    }
+
+    /// What is configured is named even if it does not run.
+    fn drops_of_ports_and_devices(&self, tenants: &Tenants<'_>, drops: &Drops) -> Vec<DropCounter> {
+        let ports = self.config.ports.iter().filter_map(|port| {
+            let charged = (OwnerKind::Port, port.name.get_ref().as_str());
+            let network = Some((port.network.get_ref(), tenants));
+            Some(drops.counters(self.port_owner(port)?, charged, network))
+        });
+        let devices = self.links.iter().map(|(index, link)| {
+            let charged = (OwnerKind::Device, link.name.as_str());
+            drops.counters(Owner::Underlay(*index), charged, None)
+        });
+        ports.chain(devices).flatten().collect()
+    }
+
     /// As [`crate::request::Request::Devices`].
-    pub(crate) fn devices_report(&self, drops: &Drops) -> Vec<Device> {
+    pub(crate) fn devices_report(&self, only: Option<&str>) -> Vec<Device> {
         let mut devices: BTreeMap<&str, (Vec<Role>, Vec<std::net::IpAddr>)> = BTreeMap::new();
         for underlay in &self.config.underlays {
             let (roles, local) = devices
@@ -209,15 +284,35 @@ impl Gateway {
                 roles.push(Role::Port);
             }
         }
+        devices.retain(|name, _| only.is_none_or(|only| only == *name));
+        let drops = self.read_drops_for(only, || {
+            let links = self.links.values();
+            let chosen = links.filter(|link| devices.contains_key(link.name.as_str()));
+            chosen.map(|link| Owner::Underlay(link.index)).collect()
+        });
         devices
             .into_iter()
-            .map(|(name, (roles, local))| self.device(name, roles, local, drops))
+            .map(|(name, (roles, local))| self.device(name, roles, local, &drops))
             .collect()
+    }
+
+    /// The drop counters of what was asked for by name, or all.
+    fn read_drops_for(&self, only: Option<&str>, owners: impl FnOnce() -> Vec<Owner>) -> Drops {
+        if only.is_none() {
+            return self.read_drops();
+        }
+        let mut counters = Vec::new();
+        for owner in owners() {
+            match self.live.plane.maps.drops_of(owner) {
+                Ok(found) => counters.extend(found),
+                Err(error) => tracing::error!("{:#}", anyhow::Error::from(error)),
+            }
+        }
+        Drops::new(counters)
     }
 
     /// All drop counters.
     pub(crate) fn read_drops(&self) -> Drops {
-        let mut by_owner: BTreeMap<Owner, BTreeMap<_, u64>> = BTreeMap::new();
         let counters = self.live.plane.maps.drops().unwrap_or_else(|error| {
             tracing::error!("{:#}", anyhow::Error::from(error));
             Vec::new()
@@ -229,19 +324,17 @@ impl Gateway {
                 limits::DROPS
             );
         }
-        for (key, packets) in counters {
-            let direction = match key.direction {
-                0 => Direction::Receive,
-                _ => Direction::Transmit,
-            };
-            if let (Some(owner), Some(reason)) = (key.owner(), DropReason::from_number(key.reason))
-                && packets > 0
-            {
-                let counts = by_owner.entry(owner).or_default();
-                *counts.entry((direction, reason)).or_default() += packets;
-            }
-        }
-        Drops { by_owner, entries }
+        Drops::new(counters)
+    }
+
+    fn tunnel_owner(&self, tunnel: &config::Tunnel) -> Option<Owner> {
+        let (network, name) = (tunnel.network.get_ref(), tunnel.name.get_ref());
+        self.ids.tunnel(network, name).map(Owner::Tunnel)
+    }
+
+    fn port_owner(&self, port: &config::Port) -> Option<Owner> {
+        let (network, name) = (port.network.get_ref(), port.name.get_ref());
+        self.ids.port(network, name).map(Owner::Port)
     }
 
     fn next_hop(&self, next_hop: plan::NextHop) -> report::NextHop {
@@ -448,27 +541,52 @@ impl Gateway {
         }
         (rx, tx, by_reason)
     }
+}
 
-    /// Kind, name and network of what counters are charged to. What is configured is named even if it does not run.
-    fn owners(&self) -> HashMap<Owner, (OwnerKind, &str, Option<&Name>)> {
-        let devices = self.links.iter().map(|(index, link)| {
-            let owner = (OwnerKind::Device, link.name.as_str(), None);
-            (Owner::Underlay(*index), owner)
-        });
-        let ports = self.config.ports.iter().filter_map(|port| {
-            let (network, name) = (port.network.get_ref(), port.name.get_ref());
-            let id = self.ids.port(network, name)?;
-            let owner = (OwnerKind::Port, name.as_str(), Some(network));
-            Some((Owner::Port(id), owner))
-        });
-        let tunnels = self.config.tunnels.iter().filter_map(|tunnel| {
-            let (network, name) = (tunnel.network.get_ref(), tunnel.name.get_ref());
-            let id = self.ids.tunnel(network, name)?;
-            let owner = (OwnerKind::Tunnel, name.as_str(), Some(network));
-            Some((Owner::Tunnel(id), owner))
-        });
-        devices.chain(ports).chain(tunnels).collect()
+impl Drops {
+    fn new(counters: Vec<(DropKey, u64)>) -> Self {
+        let entries = counters.len();
+        let mut by_owner: BTreeMap<Owner, BTreeMap<_, u64>> = BTreeMap::new();
+        for (key, packets) in counters {
+            let direction = match key.direction {
+                0 => Direction::Receive,
+                _ => Direction::Transmit,
+            };
+            if let (Some(owner), Some(reason)) = (key.owner(), DropReason::from_number(key.reason))
+                && packets > 0
+            {
+                let counts = by_owner.entry(owner).or_default();
+                *counts.entry((direction, reason)).or_default() += packets;
+            }
+        }
+        Self { by_owner, entries }
     }
+
+    /// Those of `owner`, by the kind and name that it is shown with.
+    fn counters(
+        &self,
+        owner: Owner,
+        (kind, name): (OwnerKind, &str),
+        network: Option<(&Name, &Tenants<'_>)>,
+    ) -> Vec<DropCounter> {
+        let counts = self.by_owner.get(&owner).into_iter().flatten();
+        counts
+            .map(|((direction, reason), packets)| DropCounter {
+                owner: kind,
+                name: name.to_owned(),
+                network: network.map(|(network, _)| network.to_string()),
+                tenant: network.map(|(network, tenants)| tenants.of(network)),
+                direction: (*direction).into(),
+                reason: reason.name().into(),
+                packets: *packets,
+                explanation: reason.explanation().into(),
+            })
+            .collect()
+    }
+}
+
+fn is_chosen(name: &Spanned<Name>, only: Option<&str>) -> bool {
+    only.is_none_or(|only| only == name.get_ref().as_str())
 }
 
 /// The customers of networks, by the networks' names.

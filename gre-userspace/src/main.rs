@@ -164,7 +164,7 @@ fn show_all<R: Resource + Row + DeserializeOwned>(
 
 /// By the daemon if one runs, else in its place.
 fn detach(options: &Options) -> Result<(), Failure> {
-    let Options { instance, json } = options;
+    let Options { instance, json, .. } = options;
     let anything = match daemon::detach(instance, Duration::ZERO) {
         Err(failure) if failure.exit_code == ExitCode::Busy => {
             let asked = with_daemon(options, async |client| client.detach().await);
@@ -229,11 +229,14 @@ fn with_daemon<T>(
     work: impl AsyncFnOnce(&mut Client) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
+        .enable_all()
         .build()
         .map_err(|error| Failure::new(ExitCode::Failure, format!("cannot start: {error}")))?;
     runtime.block_on(async {
         let mut client = Client::connect(&options.instance.socket()).await?;
+        if let Some(seconds) = options.timeout {
+            client = client.with_patience(Duration::from_secs(seconds));
+        }
         work(&mut client).await
     })
 }

@@ -1,7 +1,6 @@
 //! State and counters for Prometheus: `GET /metrics` on the address of `[gateway] metrics`, in OpenMetrics text.
 //!
-//! Started by the daemon. The counters are read once a scrape, in one request to the gateway; turning them into text
-//! runs beside the daemon's thread. Addresses and keys are labels of `_info` metrics only.
+//! Started by the daemon. `exposition` has the counters read and the text made, which runs beside the daemon's thread. Addresses and keys are labels of `_info` metrics only.
 
 use std::fmt;
 use std::io;
@@ -9,10 +8,15 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
 use axum::routing::get;
+use axum::serve::ListenerExt;
+use futures_util::stream;
 use nix::sys::socket::setsockopt;
-use nix::sys::socket::sockopt::ReusePort;
+use nix::sys::socket::sockopt::{ReusePort, TcpUserTimeout};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet, text,
@@ -24,15 +28,19 @@ use tokio::sync::watch;
 
 use crate::api;
 use crate::error::Error;
+use crate::exposition::Expositions;
 use crate::report::{
     DropCounter, Peering, PeeringState, Port, Snapshot, State as Carrying, TableFill, Traffic,
     Tunnel,
 };
-use crate::request::{Request, Requests, ask};
+use crate::request::Requests;
+use crate::server;
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Connections that may wait to be taken up.
 const BACKLOG: u32 = 128;
+/// How long a scraper may take nothing of what was sent to it.
+const UNREAD_MILLISECONDS: u32 = 30_000;
 
 /// Metrics served at one address until this is dropped.
 pub(crate) struct Endpoint {
@@ -113,24 +121,31 @@ pub async fn serve(
 ) -> io::Result<()> {
     let router = Router::new()
         .route("/metrics", get(scrape))
-        .with_state(requests);
-    axum::serve(listener, router)
-        .with_graceful_shutdown(stop)
-        .await
+        .with_state(Expositions::new(requests));
+    // A scraper that does not read is given up by the kernel.
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = setsockopt(stream, TcpUserTimeout, &UNREAD_MILLISECONDS) {
+            tracing::debug!("cannot limit how long a scraper may take to read: {error}");
+        }
+    });
+    server::serve(listener, router, stop).await
 }
 
-async fn scrape(State(requests): State<Requests>) -> api::Answer {
-    let snapshot = ask(&requests, Request::Snapshot).await?;
-    api::encoded(CONTENT_TYPE, move || encode(snapshot)).await
+async fn scrape(State(expositions): State<Expositions>) -> api::Answer {
+    let reader = expositions.read().await?;
+    let head = [
+        (header::CONTENT_TYPE, CONTENT_TYPE.to_owned()),
+        (header::CONTENT_LENGTH, reader.length().to_string()),
+    ];
+    let pieces = stream::unfold(reader, async |mut reader| Some((reader.next()?, reader)));
+    Ok((head, Body::from_stream(pieces)).into_response())
 }
 
-/// A snapshot as OpenMetrics text.
-fn encode(snapshot: Snapshot) -> Result<String, fmt::Error> {
+/// Writes a snapshot as OpenMetrics text.
+pub(crate) fn encode(snapshot: Snapshot, to: &mut impl fmt::Write) -> fmt::Result {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(snapshot));
-    let mut text = String::new();
-    text::encode(&mut text, &registry)?;
-    Ok(text)
+    text::encode(to, &registry)
 }
 
 impl Collector for Snapshot {

@@ -49,13 +49,16 @@ impl Remembered {
             .ok()
     }
 
-    /// Replaces the file at once.
+    /// Replaces the file at once, or leaves it as it is: on a full disk nothing is left aside.
     pub(crate) fn save(&self, instance: &Instance) -> Result<()> {
         let path = instance.state();
         let aside = instance.next_state();
         let text = serde_json::to_vec(self)
             .map_err(|source| Error::file("write", &aside, io::Error::from(source)))?;
-        fs::write(&aside, text).map_err(|source| Error::file("write", &aside, source))?;
+        fs::write(&aside, text).map_err(|source| {
+            let _ = fs::remove_file(&aside);
+            Error::file("write", &aside, source)
+        })?;
         fs::rename(&aside, &path).map_err(|source| Error::file("replace", &path, source))
     }
 

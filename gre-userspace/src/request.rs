@@ -16,15 +16,31 @@ pub type Reply<T> = oneshot::Sender<T>;
 /// Where requests go.
 pub type Requests = mpsc::Sender<Request>;
 
-/// One request. Lists are complete and ordered by name, unless said otherwise.
+/// One request. Lists are complete and ordered by name, unless said otherwise; those that take a `name` hold only what is
+/// called so, which may be nothing, and cost no more than that.
 #[derive(Debug)]
 pub enum Request {
-    /// All tunnels.
-    Tunnels(Reply<Vec<Tunnel>>),
-    /// All networks.
-    Networks(Reply<Vec<Network>>),
-    /// All ports.
-    Ports(Reply<Vec<Port>>),
+    /// Tunnels.
+    Tunnels {
+        /// Only this one.
+        name: Option<String>,
+        /// Takes the tunnels.
+        reply: Reply<Vec<Tunnel>>,
+    },
+    /// Networks.
+    Networks {
+        /// Only this one.
+        name: Option<String>,
+        /// Takes the networks.
+        reply: Reply<Vec<Network>>,
+    },
+    /// Ports.
+    Ports {
+        /// Only this one.
+        name: Option<String>,
+        /// Takes the ports.
+        reply: Reply<Vec<Port>>,
+    },
     /// All stated sides of peerings, ordered by network, then remote.
     Peerings(Reply<Vec<Peering>>),
     /// The routes of one network, or of all, ordered by network, then prefix, then preference. Routes of an unknown
@@ -39,9 +55,14 @@ pub enum Request {
     Neighbours(Reply<Vec<Neighbour>>),
     /// All drop counters that are not zero, ordered by owner, then reason.
     Drops(Reply<Vec<DropCounter>>),
-    /// All devices of underlays and ports.
-    Devices(Reply<Vec<Device>>),
-    /// All that is exported as metrics.
+    /// Devices of underlays and ports.
+    Devices {
+        /// Only this one.
+        name: Option<String>,
+        /// Takes the devices.
+        reply: Reply<Vec<Device>>,
+    },
+    /// All that is exported as metrics; tunnels and drops in no order.
     Snapshot(Reply<Snapshot>),
     /// The difference between what runs and a configuration, which is validated.
     Plan {

@@ -143,10 +143,34 @@ fn every_key_of_the_example_arrives() {
 }
 
 #[test]
-fn an_empty_file_is_a_gateway_without_work() {
-    let config = parse("");
+fn a_file_without_a_device_is_refused() {
+    let tenant = "[[tenant]]\nname = \"contoso\"\n";
+    for text in ["", "\n", "# nothing\n", "[gateway]\n", tenant] {
+        let complaints = Config::parse("cut.toml", text.as_bytes()).expect_err(text);
+        let found = places_and_messages(&complaints);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].starts_with("1:1 the file has neither an [[underlay]] nor a [[port]]"));
+        assert!(complaints.to_string().contains("[cut.toml:1:1]"));
+    }
+    let config = parse("[[underlay]]\ndevice = \"eth0\"\nlocal = [\"203.0.113.1\"]\n");
     assert_eq!(config.gateway.name.as_str(), "gregw");
     assert!(config.networks.is_empty() && config.tunnels.is_empty());
+}
+
+#[test]
+fn a_hundred_complaints_are_drawn_and_the_others_counted() {
+    let drawn = |mistakes: usize| {
+        let text = MINIMAL.to_owned() + &"[[tenant]]\nname = 1\n".repeat(mistakes);
+        let complaints = Config::parse("gregw.toml", text.as_bytes()).unwrap_err();
+        assert_eq!(complaints.len(), mistakes, "programs get all of them");
+        let drawing = complaints.to_string();
+        let drawn = drawing.lines().filter(|line| line.contains("╭─[")).count();
+        (drawn, drawing.lines().last().unwrap_or_default().to_owned())
+    };
+    let (number, last) = drawn(100);
+    assert!(number == 100 && !last.contains("shown"), "{number}: {last}");
+    assert_eq!(drawn(101), (100, "1 more is not shown".to_owned()));
+    assert_eq!(drawn(1234), (100, "1134 more are not shown".to_owned()));
 }
 
 #[test]

@@ -12,6 +12,11 @@ pub fn gateway() -> String {
     "[gateway]\nname = \"test\"\n".to_owned()
 }
 
+/// `[gateway]` and an `[[underlay]]` that no machine has: valid, for those who do not come as far as looking for devices.
+pub fn without_device() -> String {
+    gateway() + "[[underlay]]\ndevice = \"missing\"\nlocal = [\"203.0.113.1\"]\n"
+}
+
 /// `[[tenant]]` and its only `[[network]]`, of the same name.
 pub fn tenant_with_network(name: &str, address_space: &[&str]) -> String {
     format!(

@@ -3,6 +3,7 @@
 //! The binary is the one that cargo built beside the tests (`cargo xtask test` builds it), or `$GREGW`. Each gateway is
 //! an instance of its own; dropping it ends the daemon and detaches everything, also when the test panics.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
@@ -28,6 +29,7 @@ pub struct Gateway {
     instance: String,
     directory: TempDir,
     daemon: Option<Child>,
+    launcher: Vec<String>,
 }
 
 impl Gateway {
@@ -38,6 +40,19 @@ impl Gateway {
     #[track_caller]
     pub fn start(namespace: &Handle, configuration: &str) -> Self {
         let mut gateway = Self::prepare(namespace, configuration);
+        gateway.run();
+        gateway
+    }
+
+    /// As [`Gateway::start`], with a program before the daemon's own that starts it as the same process: `env`,
+    /// `prlimit`.
+    ///
+    /// # Panics
+    /// If it ends or does not answer, with its log.
+    #[track_caller]
+    pub fn start_by(launcher: &[&str], namespace: &Handle, configuration: &str) -> Self {
+        let mut gateway = Self::prepare(namespace, configuration);
+        gateway.launcher = launcher.iter().map(ToString::to_string).collect();
         gateway.run();
         gateway
     }
@@ -250,6 +265,7 @@ impl Gateway {
             instance: unique_name("gateway"),
             directory,
             daemon: None,
+            launcher: Vec::new(),
         };
         std::fs::write(gateway.configuration_file(), configuration)
             .expect("the temporary directory is writable");
@@ -263,9 +279,12 @@ impl Gateway {
             .open(self.log_file())
             .expect("the log can be written");
         let also_log = log.try_clone().expect("a descriptor can be copied");
+        let mut words: Vec<OsString> = self.launcher.iter().map(OsString::from).collect();
+        words.push(binary().into_os_string());
         let daemon = self
             .namespace
-            .command(binary())
+            .command(&words[0])
+            .args(&words[1..])
             .args(["--instance", &self.instance, "run", "-c"])
             .arg(self.configuration_file())
             .stdin(Stdio::null())
@@ -426,7 +445,7 @@ fn mount_bpffs() {
             BPFFS,
             Some("bpf"),
             MsFlags::empty(),
-            None::<&str>,
+            Some("mode=0700"),
         )
         .unwrap_or_else(|error| panic!("mounting bpffs on {BPFFS}: {error}"));
     }

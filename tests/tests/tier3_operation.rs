@@ -2,15 +2,17 @@
 //! and nothing is left behind.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use gre_tests::bpf::Attachment;
 use gre_tests::can_use_namespaces;
 use gre_tests::configuration as toml;
-use gre_tests::gateway::{Gateway, Traffic, describe};
+use gre_tests::gateway::{BPFFS, Gateway, Traffic, binary, describe};
 use gre_tests::gre::{self, Outer};
 use gre_tests::link::End;
-use gre_tests::netns::Handle;
+use gre_tests::netns::{Handle, Namespace, unique_name};
 use gre_tests::packet::{self, ETHERNET_HEADER, Fields};
 use gre_tests::scenario::{
     NETWORK, Office, PORT, RunningOffice, TUNNEL, branch_address, machine_address, router_address,
@@ -18,6 +20,7 @@ use gre_tests::scenario::{
 use gre_tests::wait;
 use gre_tests::wire::Wire;
 use gre_userspace::vlan_offload;
+use nix::sys::signal::Signal;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -254,6 +257,24 @@ fn a_wrong_configuration_changes_nothing_and_names_every_mistake() {
     assert!(!has_xdp(&office.namespace, &office.underlay.gateway.device));
 }
 
+/// O3: a file of which an editor or a full disk has left nothing is refused at SIGHUP; devices and packets stay.
+#[test]
+fn an_empty_file_at_sighup_takes_no_device_from_the_gateway() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let running = Office::new(false, |tunnel| tunnel.with_key(1001)).start();
+    let before = shape(&running.gateway);
+    std::fs::write(running.gateway.configuration_file(), "")
+        .expect("the temporary directory is writable");
+    running.gateway.signal(Signal::SIGHUP);
+    wait::expect("the file is refused", || {
+        running.gateway.log().contains("is refused: ")
+    });
+    assert_eq!(shape(&running.gateway), before);
+    running.expect_reachable(false);
+}
+
 /// O4: a device that another XDP program holds is left alone; the message names device and program, and the devices
 /// before it are given back.
 #[test]
@@ -485,6 +506,75 @@ fn a_port_on_which_the_host_itself_would_answer_is_told_with_the_remedy() {
         warnings(&gateway),
         remedies.len(),
         "nothing is left to tell"
+    );
+}
+
+/// Whoever owns the directory of the pins could replace programs and maps, or take them away.
+#[test]
+fn a_pin_directory_of_another_user_is_refused_and_left_alone() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let office = Office::new(false, |tunnel| tunnel.with_key(1001));
+    let instance = unique_name("foreign");
+    let directory = ForeignDirectory(Path::new(BPFFS).join("gregw").join(&instance));
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(&file, office.configuration()).expect("it can be written");
+    for (user, mode) in [(1000, 0o755), (0, 0o777)] {
+        directory.create(user, mode);
+        let mut command = office.namespace.command(binary());
+        command.args(["--instance", &instance, "run", "-c"]);
+        let output = command.arg(file.path()).output().expect("it can be run");
+        let message = describe(&output);
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        for part in [&*directory.0.to_string_lossy(), &user.to_string(), "remove"] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+        let mut entries = std::fs::read_dir(&directory.0).expect("it is there");
+        assert!(entries.next().is_none(), "nothing is made in it");
+        assert!(!has_xdp(&office.namespace, PORT));
+    }
+}
+
+/// A directory among the pins, removed when dropped.
+struct ForeignDirectory(PathBuf);
+
+impl ForeignDirectory {
+    fn create(&self, user: u32, mode: u32) {
+        std::fs::create_dir_all(&self.0).expect("bpffs is mounted");
+        std::os::unix::fs::chown(&self.0, Some(user), Some(user)).expect("root may");
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(&self.0, mode).expect("root may");
+    }
+}
+
+impl Drop for ForeignDirectory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+/// Where gregw mounts the BPF file system itself, nobody but root gets in. (Its mounts are those of its own namespace
+/// here, in which there is none before. The kernel always sets the sticky bit.)
+#[test]
+fn bpffs_is_mounted_for_root_alone() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let namespace = Namespace::new("gateway");
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(&file, toml::without_device()).expect("it can be written");
+    let script = "mountpoint -q /sys/fs/bpf && umount -l /sys/fs/bpf; mountpoint -q /sys/fs/bpf && exit 1; \
+        \"$0\" --instance \"$1\" run -c \"$2\"; stat -f -c %T /sys/fs/bpf; stat -c %a /sys/fs/bpf";
+    let mut command = namespace.command("unshare");
+    command.args(["--mount", "sh", "-c", script]).arg(binary());
+    command.arg(unique_name("mount")).arg(file.path());
+    let output = command.output().expect("unshare can be run");
+    let message = describe(&output);
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "bpf_fs\n1700\n",
+        "{message}"
     );
 }
 

@@ -335,7 +335,7 @@ fn a_refusal_by_the_verifier_tells_kernel_program_and_reason_and_where_the_log_i
     let directory = tempfile::tempdir().expect("a temporary directory");
     let [program, file] = ["gregw", "gregw.toml"].map(|name| directory.path().join(name));
     broken_program::write_gateway(&program);
-    std::fs::write(&file, toml::gateway()).expect("the directory is writable");
+    std::fs::write(&file, toml::without_device()).expect("the directory is writable");
     let instance = unique_name("refused");
     let gregw = |arguments: &[&str]| {
         let mut command = namespace.command(&program);

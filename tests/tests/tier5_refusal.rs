@@ -14,7 +14,7 @@ fn an_old_kernel_is_named_with_the_minimum_and_nothing_is_left() {
         return;
     }
     let namespace = Namespace::new("gateway");
-    let refused = Gateway::start_refused(&namespace, &toml::gateway());
+    let refused = Gateway::start_refused(&namespace, &toml::without_device());
     let message = describe(&refused);
     assert_eq!(refused.status.code(), Some(6), "{message}");
     assert!(names_both_versions(&message), "{message}");
@@ -24,7 +24,7 @@ fn an_old_kernel_is_named_with_the_minimum_and_nothing_is_left() {
 fn a_configuration_is_checked_there_all_the_same_with_a_warning() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let file = directory.path().join("gregw.toml");
-    std::fs::write(&file, toml::gateway()).expect("the directory is writable");
+    std::fs::write(&file, toml::without_device()).expect("the directory is writable");
     let checked = std::process::Command::new(binary())
         .arg("check")
         .arg(&file)

@@ -42,13 +42,13 @@ fn mount_bpf_file_system() -> Result<()> {
     if mounted {
         return Ok(());
     }
-    eprintln!("xtask: mount -t bpf bpf {BPF_FILE_SYSTEM}");
+    eprintln!("xtask: mount -t bpf -o mode=0700 bpf {BPF_FILE_SYSTEM}");
     mount(
         Some("bpf"),
         BPF_FILE_SYSTEM,
         Some("bpf"),
         MsFlags::empty(),
-        None::<&str>,
+        Some("mode=0700"),
     )
     .with_context(|| format!("cannot mount the BPF file system on {BPF_FILE_SYSTEM}"))
 }

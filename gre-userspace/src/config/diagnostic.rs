@@ -89,9 +89,24 @@ pub struct Related {
 /// Two places at most so many lines apart are drawn together; a farther one is only named by its line.
 const NEAR: usize = 10;
 
-/// Complaints about one file. `Display` draws each with its line and the text underlined, without colour.
+/// So many complaints about one file are printed: whoever repairs those has forgotten the others by then.
+const PRINTED: usize = 100;
+
+/// Complaints about one file. `Display` draws each with its line and the text underlined, without colour,
+/// as far as they are [printed](printed).
 #[derive(Clone, Debug, Default)]
 pub struct Diagnostics(Vec<Diagnostic>);
+
+/// The first of `complaints`, which are printed, and what is said about the others, if there are any.
+pub fn printed<T>(complaints: &[T]) -> (&[T], Option<String>) {
+    let (first, others) = complaints.split_at(complaints.len().min(PRINTED));
+    let note = match others.len() {
+        0 => None,
+        1 => Some("1 more is not shown".to_owned()),
+        number => Some(format!("{number} more are not shown")),
+    };
+    (first, note)
+}
 
 impl Source {
     /// A file called `name` with contents `text`.
@@ -356,6 +371,18 @@ impl Diagnostics {
         self.0.iter()
     }
 
+    /// Writes those that are [printed] to the log, as warnings.
+    pub fn warn(&self) {
+        let (complaints, note) = printed(&self.0);
+        for complaint in complaints {
+            let (line, _) = complaint.line_column();
+            tracing::warn!("line {line}: {complaint}: {}", complaint.help());
+        }
+        if let Some(line) = note {
+            tracing::warn!("{line}");
+        }
+    }
+
     /// Adds one.
     pub fn push(&mut self, diagnostic: Diagnostic) {
         self.0.push(diagnostic);
@@ -370,18 +397,24 @@ impl Diagnostics {
         self
     }
 
-    /// Draws every complaint with its source line in the given theme (`GraphicalTheme::default()` suits a terminal).
+    /// Draws each [printed] complaint with its source line in the given theme (`GraphicalTheme::default()` suits a
+    /// terminal).
     pub fn render(&self, theme: GraphicalTheme) -> String {
         let handler = GraphicalReportHandler::new_themed(theme)
             .with_width(100)
             .with_context_lines(1);
         let mut drawing = String::new();
-        for diagnostic in &self.0 {
+        let (diagnostics, note) = printed(&self.0);
+        for diagnostic in diagnostics {
             // Spans are clamped to the text and a String takes any character, so neither can fail.
             if handler.render_report(&mut drawing, diagnostic).is_err() {
                 drawing.push_str(&diagnostic.message);
                 drawing.push('\n');
             }
+        }
+        if let Some(line) = note {
+            drawing.push_str(&line);
+            drawing.push('\n');
         }
         drawing
     }

@@ -15,7 +15,9 @@ mod value;
 
 use std::path::{Path, PathBuf};
 
-pub use diagnostic::{Diagnostic, Diagnostics, FlatDiagnostic, Place, Related, Severity, Source};
+pub use diagnostic::{
+    Diagnostic, Diagnostics, FlatDiagnostic, Place, Related, Severity, Source, printed,
+};
 pub use model::{
     Config, Gateway, Keys, Network, NextHop, Peering, Port, Route, Tenant, Tos, Ttl, Tunnel,
     TunnelRoute, Underlay, Weight, WeightedTunnel, XdpMode,

@@ -156,7 +156,10 @@ fn refuse_special(address: IpAddr) -> Checked<()> {
         None => Ok(()),
         Some((kind, _)) => Err(Complaint {
             problem: format!("is {kind}, not one host's address: {address}"),
-            help: "write the unicast address of a host".to_owned(),
+            help: match address.to_canonical() {
+                canonical if canonical != address => format!("write \"{canonical}\""),
+                _ => "write the unicast address of a host".to_owned(),
+            },
         }),
     }
 }
@@ -175,6 +178,8 @@ fn special_kind(address: IpAddr) -> Option<(&'static str, u8)> {
     }
     match address {
         IpAddr::V4(v4) if v4.is_broadcast() => Some(("broadcast", 32)),
+        // An IPv4 address in the API of sockets, none that stands in a packet (RFC 4291 §2.5.5.2).
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => Some(("IPv4-mapped", 96)),
         _ => None,
     }
 }

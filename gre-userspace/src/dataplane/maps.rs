@@ -222,6 +222,22 @@ impl Maps {
             .collect()
     }
 
+    /// The drop counters that are charged to `owner`, of all CPUs together, without walking over those of others.
+    pub fn drops_of(&self, owner: Owner) -> Result<Vec<(DropKey, u64)>> {
+        let mut found = Vec::new();
+        for direction in [Direction::Receive, Direction::Transmit] {
+            for reason in 0..DropReason::LIMIT {
+                let key = DropKey::new(owner, direction, reason);
+                match self.drops.get(&Plain(key), 0) {
+                    Ok(values) => found.push((key, values.iter().sum())),
+                    Err(MapError::KeyNotFound) => {}
+                    Err(source) => return Err(Error::bpf("read drop counters", source)),
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// Sets traffic, drops and sequence numbers of a port or tunnel to zero.
     pub fn reset(&mut self, owner: Owner) -> Result<()> {
         let zeros = || {

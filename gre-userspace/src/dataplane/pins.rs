@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
@@ -14,6 +15,7 @@ use aya_obj::programs::XdpAttachType;
 use gre_common::id::IfIndex;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use nix::unistd::geteuid;
 
 use super::load;
 use crate::capability;
@@ -38,12 +40,19 @@ impl Pins {
     }
 
     /// Mounts bpffs if nobody has, creates the directories, and ends what a killed daemon had begun.
+    ///
+    /// # Errors
+    /// [`Error::ForeignPins`]: somebody else could take the program off its devices.
     pub(super) fn create(&self) -> Result<()> {
         mount_bpffs()?;
+        let instances = self.directory.parent().map(Path::to_path_buf);
+        let directories = instances.into_iter().chain([self.directory.clone()]);
+        for directory in directories.chain(self.children()) {
+            check_owner(&directory)?;
+        }
         self.finish_replacing_maps()?;
         for directory in [self.links(), self.programs()] {
-            fs::create_dir_all(&directory)
-                .map_err(|source| Error::file("create directory", &directory, source))?;
+            create_directory(&directory)?;
         }
         Ok(())
     }
@@ -95,8 +104,7 @@ impl Pins {
     pub(super) fn stage_maps(&self, ebpf: &Ebpf) -> Result<()> {
         let directory = self.staged_maps();
         remove_directory(&directory)?;
-        fs::create_dir_all(&directory)
-            .map_err(|source| Error::file("create directory", &directory, source))?;
+        create_directory(&directory)?;
         for (name, map) in ebpf.maps() {
             // Sections for constants have dots in their names, which bpffs does not allow.
             if !name.contains('.') {
@@ -153,13 +161,7 @@ impl Pins {
 
     /// Removes everything, which detaches the program from every device unless a process holds the link open.
     pub(super) fn remove(&self) -> Result<()> {
-        for directory in [
-            self.links(),
-            self.staged_maps(),
-            self.old_maps(),
-            self.maps(),
-            self.programs(),
-        ] {
+        for directory in self.children() {
             remove_directory(&directory)?;
         }
         remove_directory(&self.directory)?;
@@ -174,6 +176,17 @@ impl Pins {
             // A directory that is not empty is refused.
             let _ = fs::remove_dir(directory);
         }
+    }
+
+    /// All directories in the instance's, links first.
+    fn children(&self) -> [PathBuf; 5] {
+        [
+            self.links(),
+            self.staged_maps(),
+            self.old_maps(),
+            self.maps(),
+            self.programs(),
+        ]
     }
 
     fn links(&self) -> PathBuf {
@@ -219,8 +232,9 @@ fn mount_bpffs() -> Result<()> {
         caps::Capability::CAP_SYS_ADMIN,
         "to mount bpffs at /sys/fs/bpf (or mount it before)",
     )?;
-    let none: Option<&str> = None;
-    mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), none)
+    // As systemd mounts it; without a mode everybody may write.
+    let options = Some("mode=0700");
+    mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), options)
         .map_err(|source| Error::file("mount bpffs at", BPFFS, source))?;
     if is_private_mount_namespace() {
         tracing::warn!(
@@ -236,6 +250,34 @@ fn is_private_mount_namespace() -> bool {
     let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
     let (own, first) = (namespace("self"), namespace("1"));
     own.is_some() && first.is_some() && own != first
+}
+
+/// Makes sure that a directory, if it is there, is one in which only root and this process's user may change anything.
+fn check_owner(directory: &Path) -> Result<()> {
+    let metadata = match fs::symlink_metadata(directory) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(Error::file("look at", directory, source)),
+    };
+    let (owner, mode) = (metadata.uid(), metadata.mode());
+    let is_ours = owner == 0 || owner == geteuid().as_raw();
+    if metadata.is_dir() && is_ours && mode & 0o022 == 0 {
+        return Ok(());
+    }
+    Err(Error::ForeignPins {
+        path: directory.to_owned(),
+        owner,
+        mode: mode & 0o7777,
+    })
+}
+
+/// For this user only, with the directories above it.
+fn create_directory(directory: &Path) -> Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|source| Error::file("create directory", directory, source))
 }
 
 fn rename(from: &Path, to: &Path) -> Result<()> {

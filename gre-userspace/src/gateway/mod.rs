@@ -20,6 +20,7 @@ use crate::config::{
     Config, DeviceName, Diagnostics, Severity, Spanned, Standing, check_transition,
 };
 use crate::dataplane::{DataPlane, Streams};
+use crate::descriptors;
 use crate::error::Error;
 use crate::failure::Failure;
 use crate::host_stack;
@@ -38,6 +39,7 @@ const MANY_ROUTES: usize = 256;
 
 const LIMITS: Limits = Limits {
     interfaces: limits::INTERFACES,
+    // As far as this process may open files.
     devices: limits::DEVICES,
     tagged_devices: limits::TAGGED_DEVICES,
     endpoints: limits::ENDPOINTS,
@@ -57,6 +59,7 @@ pub struct Gateway {
     pub(crate) links: BTreeMap<IfIndex, Link>,
     instance: Instance,
     netlink: Netlink,
+    limits: Limits,
     solicitor: Solicitor,
     /// The devices that the running state was planned for.
     planned_for: Devices,
@@ -104,6 +107,10 @@ impl Gateway {
         netlink: Netlink,
         config: Config,
     ) -> Result<(Self, Streams), Failure> {
+        let limits = Limits {
+            devices: descriptors::room_for_devices()?,
+            ..LIMITS
+        };
         let solicitor = Solicitor::new()?;
         let links = netlink.links().await?;
         let remembered = Remembered::load(&instance);
@@ -119,6 +126,7 @@ impl Gateway {
             links: BTreeMap::new(),
             instance,
             netlink,
+            limits,
             solicitor,
             planned_for: Devices::new(),
             told_of_drops: Cell::new(false),
@@ -266,7 +274,8 @@ impl Gateway {
         self.set_links(links);
         let peerings = self.peerings.next(&config.peerings);
         let devices = self.devices(&config);
-        let planned = plan(&config, &peerings, &devices, self.ids.clone(), &LIMITS);
+        let ids = self.ids.clone();
+        let planned = plan(&config, &peerings, &devices, ids, &self.limits);
         refuse(&planned.complaints)?;
         self.check_devices(&planned.desired)?;
         Ok(Prepared {
@@ -379,10 +388,8 @@ impl Gateway {
     /// Goes to what the configuration means with these devices.
     async fn go_to_devices(&mut self, devices: Devices) -> Result<(), Error> {
         let ids = self.ids.clone();
-        let planned = plan(&self.config, &self.peerings, &devices, ids, &LIMITS);
-        for complaint in &planned.complaints {
-            tracing::warn!("{complaint}: {}", complaint.help());
-        }
+        let planned = plan(&self.config, &self.peerings, &devices, ids, &self.limits);
+        planned.complaints.warn();
         self.check_devices(&planned.desired)?;
         self.go_to(&planned.desired).await?;
         self.planned_for = devices;
@@ -524,9 +531,6 @@ fn refuse(complaints: &Diagnostics) -> Result<(), Failure> {
     {
         return Err(Failure::from(complaints));
     }
-    for complaint in complaints {
-        let (line, _) = complaint.line_column();
-        tracing::warn!("line {line}: {complaint}: {}", complaint.help());
-    }
+    complaints.warn();
     Ok(())
 }

@@ -16,9 +16,23 @@ use crate::config::Weight;
 
 /// The groups of a plan, as the next plan needs to know them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "StoredGroups")]
 pub(super) struct Groups {
     groups: BTreeMap<u32, Shared>,
     unused: Unused,
+}
+
+/// [`Groups`] as they are written.
+#[derive(Deserialize)]
+struct StoredGroups {
+    groups: BTreeMap<u32, Shared>,
+    unused: StoredUnused,
+}
+
+/// [`Unused`] as it is written.
+#[derive(Deserialize)]
+struct StoredUnused {
+    fresh: u32,
 }
 
 /// A group and the routes that share it; ids are plain numbers here.
@@ -40,6 +54,13 @@ struct Class {
 
 /// A route by network and prefix.
 type RouteKey = (NetworkId, IpNet);
+
+impl From<StoredGroups> for Groups {
+    fn from(StoredGroups { groups, unused }: StoredGroups) -> Self {
+        let unused = Unused::beside(groups.keys().copied(), unused.fresh);
+        Self { groups, unused }
+    }
+}
 
 impl Groups {
     /// The groups for routes to these tunnels. Routes that have none in [`Groups::by_route`] found no room: at most

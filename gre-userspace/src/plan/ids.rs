@@ -4,7 +4,7 @@
 //! Ids index the data plane's tables and counters, so a name keeps its id as long as it is stated. A freed id waits:
 //! counters and events of its former owner may still be on their way.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
 use gre_common::id::{NetworkId, PortId, TunnelId};
 use serde::{Deserialize, Serialize};
@@ -28,16 +28,25 @@ pub struct Ids {
 
 /// Ids of one kind of object.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "StoredPool")]
 struct Pool {
     used: BTreeMap<String, u32>,
     #[serde(flatten)]
     unused: Unused,
 }
 
+/// A [`Pool`] as it is written: what is neither in use nor fresh was freed.
+#[derive(Deserialize)]
+struct StoredPool {
+    used: BTreeMap<String, u32>,
+    fresh: u32,
+}
+
 /// Ids that nothing has.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Unused {
-    /// Oldest first.
+    /// Oldest first. Not written: with time all ids would be in it. Who reads it back knows no order, so counts up.
+    #[serde(skip)]
     freed: VecDeque<u32>,
     /// The least id that no object ever had.
     fresh: u32,
@@ -125,7 +134,23 @@ impl Pool {
     }
 }
 
+impl From<StoredPool> for Pool {
+    fn from(StoredPool { used, fresh }: StoredPool) -> Self {
+        let unused = Unused::beside(used.values().copied(), fresh);
+        Self { used, unused }
+    }
+}
+
 impl Unused {
+    /// What is left beside ids in use, where all from `fresh` on were never used.
+    pub(super) fn beside(used: impl IntoIterator<Item = u32>, fresh: u32) -> Self {
+        let used: HashSet<u32> = used.into_iter().collect();
+        Self {
+            freed: (1..fresh).filter(|id| !used.contains(id)).collect(),
+            fresh,
+        }
+    }
+
     /// An id from 1 to `limit` that was never used, else the one freed longest ago.
     pub(super) fn take(&mut self, limit: usize) -> Option<u32> {
         if self.fresh as usize <= limit {
@@ -167,6 +192,26 @@ mod tests {
             "freed first"
         );
         assert_eq!(assign(&["b", "e", "f"]), [Some(2), Some(1), Some(3)]);
+    }
+
+    #[test]
+    fn freed_ids_are_not_written_and_known_again_to_who_reads() {
+        let mut pool = Pool::default();
+        let names = |numbers: std::ops::Range<u32>| numbers.map(|n| n.to_string()).collect();
+        pool.assign(names(0..1000), 1000);
+        let full = serde_json::to_string(&pool).expect("serialisable");
+        pool.assign(names(998..1000), 1000);
+        let text = serde_json::to_string(&pool).expect("serialisable");
+        assert!(text.len() < 100 && full.len() > 5_000, "{text}");
+        let mut read: Pool = serde_json::from_str(&text).expect("parsable");
+        read.assign(names(0..1000), 1000);
+        let ids: BTreeSet<u32> = read.used.values().copied().collect();
+        assert_eq!(
+            ids,
+            (1..=1000).collect(),
+            "each is given out, and only once"
+        );
+        assert_eq!(read.get("999"), pool.get("999"));
     }
 
     #[test]

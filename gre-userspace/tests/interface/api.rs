@@ -13,6 +13,7 @@ use gre_userspace::report::{
 use gre_userspace::request::Document;
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -279,4 +280,37 @@ async fn assert_nobody_listens(path: &Path) {
         "{failure}"
     );
     assert!(failure.error.contains("gregw run -c"), "{failure}");
+}
+
+/// The clock moves on only when no task has anything left to do.
+#[tokio::test(start_paused = true)]
+async fn a_daemon_that_does_not_answer_is_given_up_and_what_to_do_is_said() {
+    let directory = TempDir::new().expect("a directory");
+    let path = directory.path().join("sock");
+    let _listener = std::os::unix::net::UnixListener::bind(&path).expect("a free path");
+    let client = Client::connect(&path).await.expect("a listener");
+    let mut client = client.with_patience(std::time::Duration::from_secs(7));
+    let failure = client.list::<Tunnel>(None).await.expect_err("no answer");
+    assert_eq!(failure.exit_code, ExitCode::Failure);
+    for part in [&*path.to_string_lossy(), "7s", "--timeout"] {
+        assert!(failure.error.contains(part), "{part}: {failure}");
+    }
+}
+
+/// The clock moves on only when no task has anything left to do.
+#[tokio::test(start_paused = true)]
+async fn a_configuration_that_never_arrives_is_refused_in_time() {
+    let daemon = Daemon::start();
+    let mut stream = tokio::net::UnixStream::connect(daemon.socket())
+        .await
+        .expect("a listening daemon");
+    let begun = b"POST /v1/plan HTTP/1.1\r\nHost: gregw\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{";
+    stream.write_all(begun).await.expect("an open connection");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("text");
+    assert!(answer.starts_with("HTTP/1.1 422 "), "{answer}");
+    assert!(
+        answer.contains("the configuration did not arrive"),
+        "{answer}"
+    );
 }

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
-use gre_userspace::metrics;
+use gre_userspace::{metrics, server};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::sample;
@@ -128,6 +129,88 @@ async fn addresses_and_keys_are_labels_of_info_metrics_only() {
     }
 }
 
+#[tokio::test]
+async fn the_manual_lists_every_metric_and_names_no_other() {
+    let exposition = parse(&scrape().await);
+    let exported: BTreeSet<String> = exposition
+        .iter()
+        .map(|(name, family)| name.clone() + suffix(family))
+        .collect();
+    let manual = include_str!("../../../docs/metrics.md");
+    let listed = manual.lines().filter(|line| line.starts_with("| `gregw_"));
+    let listed: BTreeSet<String> = listed
+        .flat_map(|line| metrics_in(line.split(" | ").next().unwrap_or_default()))
+        .collect();
+    assert_eq!(listed, exported);
+    let others = [
+        include_str!("../../../docs/configuration.md"),
+        include_str!("../../../docs/operation.md"),
+        include_str!("../../../README.md"),
+    ];
+    for manual in others.into_iter().chain([manual]) {
+        let named: BTreeSet<String> = metrics_in(manual).collect();
+        let unknown: Vec<_> = named.difference(&exported).collect();
+        assert!(unknown.is_empty(), "{unknown:?}");
+    }
+}
+
+/// The words of a text that could be names of metrics.
+fn metrics_in(text: &str) -> impl Iterator<Item = String> {
+    let words = text.split(|letter: char| letter != '_' && !letter.is_ascii_alphanumeric());
+    words
+        .filter(|word| word.starts_with("gregw_"))
+        .map(str::to_owned)
+}
+
+/// The clock moves on only when no task has anything left to do: silence lasts as long as it is borne.
+#[tokio::test(start_paused = true)]
+async fn who_connects_and_is_silent_has_one_of_few_connections_and_that_for_a_while_only() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(metrics::serve(
+        listener,
+        sample::gateway(),
+        std::future::pending(),
+    ));
+    let mut silent = Vec::new();
+    for number in 0..server::CONNECTIONS + 32 {
+        let mut stream = tokio::net::TcpStream::connect(address)
+            .await
+            .expect("a listener");
+        if number % 2 == 0 {
+            let begun = b"GET /metrics HTTP/1.1\r\nHost: gate";
+            stream.write_all(begun).await.expect("an open connection");
+        }
+        silent.push(stream);
+    }
+
+    let mut scraper = tokio::net::TcpStream::connect(address)
+        .await
+        .expect("a listener");
+    let request = "GET /metrics HTTP/1.1\r\nHost: gateway\r\n\r\n";
+    scraper
+        .write_all(request.as_bytes())
+        .await
+        .expect("an open connection");
+    // The connection that had its answer is one that is silent.
+    let answer = read_all(&mut scraper).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    for mut stream in silent {
+        assert!(!read_all(&mut stream).await.contains(" 200 "));
+    }
+}
+
+/// What comes until the other end closes, which it does within an hour.
+async fn read_all(stream: &mut tokio::net::TcpStream) -> String {
+    let mut bytes = Vec::new();
+    let hour = std::time::Duration::from_secs(3600);
+    tokio::time::timeout(hour, stream.read_to_end(&mut bytes))
+        .await
+        .expect("the connection is closed")
+        .expect("without a failure");
+    String::from_utf8(bytes).expect("text")
+}
+
 /// The body of `GET /metrics`, of which the head has been checked.
 async fn scrape() -> String {
     let listener = TcpListener::bind("[::1]:0").await.expect("a free TCP port");
@@ -158,6 +241,16 @@ fn get(address: SocketAddr) -> String {
     body.to_owned()
 }
 
+/// What is added to a family's name in its samples.
+fn suffix(family: &Family) -> &'static str {
+    match family.kind.as_str() {
+        "counter" => "_total",
+        "info" => "_info",
+        "gauge" => "",
+        other => panic!("type {other}"),
+    }
+}
+
 /// Reads OpenMetrics text (<https://prometheus.io/docs/specs/om/open_metrics_spec/>) as far as gregw uses it; panics at
 /// whatever the format forbids: a family twice or in pieces, a sample of no family or without its suffix, a series
 /// twice, text behind the end.
@@ -181,12 +274,7 @@ fn parse(text: &str) -> Exposition {
             families.get_mut(&current).expect("begun").kind = kind.to_owned();
         } else {
             let family = families.get_mut(&current).expect("a sample of a family");
-            let suffix = match family.kind.as_str() {
-                "counter" => "_total",
-                "info" => "_info",
-                "gauge" => "",
-                other => panic!("type {other}"),
-            };
+            let suffix = suffix(family);
             let rest = line
                 .strip_prefix(&format!("{current}{suffix}{{"))
                 .expect(line);

@@ -33,9 +33,17 @@ pub(crate) fn gateway() -> Requests {
 
 fn answer(request: Request) {
     let is_taken = match request {
-        Request::Tunnels(reply) => reply.send(tunnels()).is_ok(),
-        Request::Networks(reply) => reply.send(networks()).is_ok(),
-        Request::Ports(reply) => reply.send(ports()).is_ok(),
+        Request::Tunnels { name, reply } => {
+            let found = only(tunnels(), name.as_deref(), |tunnel| &tunnel.name);
+            reply.send(found).is_ok()
+        }
+        Request::Networks { name, reply } => {
+            let found = only(networks(), name.as_deref(), |network| &network.name);
+            reply.send(found).is_ok()
+        }
+        Request::Ports { name, reply } => reply
+            .send(only(ports(), name.as_deref(), |port| &port.name))
+            .is_ok(),
         Request::Peerings(reply) => reply.send(peerings()).is_ok(),
         Request::Routes { network, reply } => {
             let mut routes = routes();
@@ -44,7 +52,10 @@ fn answer(request: Request) {
         }
         Request::Neighbours(reply) => reply.send(neighbours()).is_ok(),
         Request::Drops(reply) => reply.send(drops()).is_ok(),
-        Request::Devices(reply) => reply.send(devices()).is_ok(),
+        Request::Devices { name, reply } => {
+            let found = only(devices(), name.as_deref(), |device| &device.name);
+            reply.send(found).is_ok()
+        }
         Request::Snapshot(reply) => reply.send(snapshot()).is_ok(),
         Request::Plan { document, reply } | Request::Apply { document, reply } => {
             reply.send(difference(&document)).is_ok()
@@ -52,6 +63,12 @@ fn answer(request: Request) {
         Request::Detach(reply) => reply.send(Ok(())).is_ok(),
     };
     assert!(is_taken, "whoever asked has gone");
+}
+
+/// What is called so, or all: the gateway chooses, not the API.
+fn only<T>(mut items: Vec<T>, name: Option<&str>, name_of: impl Fn(&T) -> &String) -> Vec<T> {
+    items.retain(|item| name.is_none_or(|name| name == name_of(item)));
+    items
 }
 
 fn difference(document: &Document) -> Result<Vec<Change>, Failure> {

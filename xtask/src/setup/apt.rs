@@ -8,13 +8,15 @@ use super::is_root;
 use crate::command;
 
 /// Programs that tests, demo, bench and the build call, each with its Debian package.
-pub(super) const PROGRAMS: [(&str, &str); 8] = [
+pub(super) const PROGRAMS: [(&str, &str); 10] = [
     ("bpftool", "bpftool"),
     ("c++", "build-essential"),
     ("cc", "build-essential"),
     ("ethtool", "ethtool"),
     ("ip", "iproute2"),
     ("ping", "iputils-ping"),
+    ("strace", "strace"),
+    ("systemd-analyze", "systemd"),
     ("tc", "iproute2"),
     ("tcpdump", "tcpdump"),
 ];

@@ -21,6 +21,20 @@ pub(super) fn check(drafts: &Drafts, report: &mut Report<'_>) {
     }
 }
 
+/// A file that was cut off, or is empty, would take all devices from a gateway that runs. What another mistake hides may
+/// be the very section that is missing.
+pub(super) fn something_is_attached(drafts: &Drafts, report: &mut Report<'_>) {
+    let is_idle = drafts.underlays.is_empty() && drafts.ports.is_empty();
+    if is_idle && report.mistakes.is_empty() {
+        report.wrong(
+            &Spanned::new(0..0, ()),
+            "the file has neither an [[underlay]] nor a [[port]]: there is no device to work on"
+                .to_owned(),
+            "add one, or see whether the file was cut off; `gregw detach` stops a gateway",
+        );
+    }
+}
+
 fn underlays_are_distinct(drafts: &Drafts, report: &mut Report<'_>) {
     let mut devices = HashMap::new();
     let mut locals = HashMap::new();

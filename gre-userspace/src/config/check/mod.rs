@@ -25,6 +25,7 @@ pub(super) fn check(source: &Source, drafts: &Drafts, mistakes: &mut Diagnostics
     tunnels::check(drafts, &mut report);
     peerings::check(drafts, &names, &mut report);
     routes::check(drafts, &names, &mut report);
+    links::something_is_attached(drafts, &mut report);
 }
 
 /// Where the rules complain.

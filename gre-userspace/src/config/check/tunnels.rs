@@ -1,6 +1,6 @@
 //! Tunnels: endpoints are ours and of one family, and what arrives belongs to one tunnel only.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use toml::Spanned;
@@ -18,15 +18,19 @@ pub(super) fn check(drafts: &Drafts, report: &mut Report<'_>) {
 
 fn endpoints_fit(drafts: &Drafts, report: &mut Report<'_>) {
     // With an address missing from the list, "not one of them" could be wrong.
-    let locals: Option<HashSet<&IpAddr>> = drafts
+    let is_complete = drafts
         .underlays
         .iter()
-        .map(|underlay| underlay.local.as_ref())
-        .collect::<Option<Vec<_>>>()
-        .map(|lists| lists.into_iter().flatten().map(Spanned::get_ref).collect());
+        .all(|underlay| underlay.local.is_some());
+    let locals = drafts.underlays.iter().flat_map(|underlay| &underlay.local);
+    let locals: HashMap<&IpAddr, &Spanned<IpAddr>> = locals
+        .flatten()
+        .map(|local| (local.get_ref(), local))
+        .collect();
     for tunnel in &drafts.tunnels {
-        if let (Some(local), Some(locals)) = (&tunnel.local, &locals)
-            && !locals.contains(local.get_ref())
+        if let Some(local) = &tunnel.local
+            && is_complete
+            && !locals.contains_key(local.get_ref())
         {
             report.wrong(
                 local,
@@ -40,6 +44,21 @@ fn endpoints_fit(drafts: &Drafts, report: &mut Report<'_>) {
         }
         if let (Some(local), Some(remote)) = (&tunnel.local, &tunnel.remote) {
             families_agree(tunnel, local, remote, report);
+        }
+        if let Some(remote) = &tunnel.remote
+            && let Some(own) = locals.get(remote.get_ref())
+        {
+            report.conflict(
+                remote,
+                own,
+                "the gateway's own",
+                format!(
+                    "{}: `remote` {} is an address of the gateway itself",
+                    tunnel.label,
+                    remote.get_ref()
+                ),
+                "write the address of the other end",
+            );
         }
     }
 }
@@ -62,14 +81,6 @@ fn families_agree(
                 tunnel.label
             ),
             "use two addresses of one family: they stand in one outer header",
-        );
-    } else if local.get_ref() == remote.get_ref() {
-        report.conflict(
-            remote,
-            local,
-            "the same address",
-            format!("{}: `remote` is the tunnel's own `local`", tunnel.label),
-            "write the address of the other end",
         );
     }
 }
