@@ -16,6 +16,7 @@ use ipnet::IpNet;
 
 use crate::id_pool::IdPool;
 use crate::netlink::{Hop, KernelNeighbour};
+use crate::report::DownReason;
 
 /// The adjacency of tunnels that no route leads to: its entry stays zero.
 pub const UNREACHABLE: AdjacencyId = AdjacencyId(0);
@@ -38,6 +39,15 @@ pub struct Way {
     pub remote: IpAddr,
 }
 
+/// What packets to a next hop on an underlay device meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Underlay {
+    /// They can be sent.
+    Ready(UnderlayDevice),
+    /// The device is switched off or has no carrier.
+    Down,
+}
+
 /// An underlay device that carries the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnderlayDevice {
@@ -54,9 +64,13 @@ pub struct Adjacencies {
     tunnels: HashMap<TunnelId, Way>,
     hops: BTreeMap<Hop, HopState>,
     by_id: HashMap<AdjacencyId, Hop>,
-    devices: HashMap<IfIndex, UnderlayDevice>,
+    devices: HashMap<IfIndex, Underlay>,
     ids: IdPool,
     changes: Changes,
+    /// Ends that packets may have come to reach, or no longer reach, or for another reason.
+    unjudged: BTreeSet<Way>,
+    /// Next hops that nothing leads to any more, and that the kernel is to be told about.
+    released: BTreeSet<Hop>,
     /// Ends whose route the kernel gave no answer about.
     unanswered: BTreeSet<Way>,
     /// Where the next round of probes begins.
@@ -72,6 +86,29 @@ pub struct Changes {
     pub tunnels: BTreeSet<TunnelId>,
 }
 
+/// Something about a way that the operator is told once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct News {
+    /// The ends.
+    pub way: Way,
+    /// The next hop; `None` while no route leads to the remote.
+    pub hop: Option<Hop>,
+    /// Why packets cannot be sent; `None`: they can be again.
+    pub reason: Option<DownReason>,
+}
+
+/// What the kernel has come to about a next hop whose layer-2 address it does not know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Finding {
+    /// Nothing yet.
+    #[default]
+    Open,
+    /// Nobody answers.
+    Silent,
+    /// It has no room for an entry.
+    TableFull,
+}
+
 /// What is known of a tunnel's way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status {
@@ -81,6 +118,10 @@ pub struct Status {
     pub hop: Option<Hop>,
     /// Its layer-2 address, if packets can be sent.
     pub mac: Option<MacAddress>,
+    /// Why packets cannot be sent.
+    pub reason: Option<DownReason>,
+    /// Since when packets can be sent, or cannot.
+    pub since: Option<Instant>,
 }
 
 /// Something to do about a next hop.
@@ -108,12 +149,17 @@ struct WayState {
     hop: Option<Hop>,
     /// It is kept though no tunnel may use it.
     held: bool,
+    /// Whether packets could be sent when it was last judged, and since when that has been so.
+    judged: Option<(bool, Instant)>,
+    /// What the operator was last told.
+    told: Option<DownReason>,
 }
 
 #[derive(Debug)]
 struct HopState {
     id: AdjacencyId,
     mac: Option<MacAddress>,
+    finding: Finding,
     ways: BTreeSet<Way>,
     /// When it was last asked, or became known.
     asked: Instant,
@@ -131,6 +177,8 @@ impl Default for Adjacencies {
             devices: HashMap::new(),
             ids: IdPool::new(UNREACHABLE.0 + 1, limits::ADJACENCIES as u32),
             changes: Changes::default(),
+            unjudged: BTreeSet::new(),
+            released: BTreeSet::new(),
             unanswered: BTreeSet::new(),
             cursor: None,
         }
@@ -172,6 +220,7 @@ impl Adjacencies {
         let unknown = !self.ways.contains_key(&way);
         self.ways.entry(way).or_default().tunnels.insert(tunnel);
         self.changes.tunnels.insert(tunnel);
+        self.unjudged.insert(way);
         unknown
     }
 
@@ -198,6 +247,7 @@ impl Adjacencies {
         }
         let old = std::mem::replace(&mut state.hop, hop);
         self.changes.tunnels.extend(&state.tunnels);
+        self.unjudged.insert(way);
         let is_new = hop.is_some_and(|hop| self.join(way, hop, now));
         self.leave(way, old, now);
         hop.filter(|_| is_new)
@@ -224,6 +274,10 @@ impl Adjacencies {
         if state.mac == mac {
             return false;
         }
+        if state.mac.is_some() != mac.is_some() {
+            state.finding = Finding::Open;
+            self.unjudged.extend(&state.ways);
+        }
         state.mac = mac;
         state.missed = 0;
         if mac.is_none() {
@@ -233,21 +287,32 @@ impl Adjacencies {
         true
     }
 
-    /// Notes an underlay device, or (`None`) that packets cannot be sent there.
-    pub fn set_device(&mut self, index: IfIndex, device: Option<UnderlayDevice>) {
+    /// Notes what the kernel has come to about a next hop that it cannot resolve.
+    pub fn set_finding(&mut self, hop: Hop, finding: Finding) {
+        if let Some(state) = self.hops.get_mut(&hop)
+            && state.mac.is_none()
+            && state.finding != finding
+        {
+            state.finding = finding;
+            self.unjudged.extend(&state.ways);
+        }
+    }
+
+    /// Notes an underlay device; `None`: the device is none.
+    pub fn set_device(&mut self, index: IfIndex, device: Option<Underlay>) {
         let old = match device {
             Some(device) => self.devices.insert(index, device),
             None => self.devices.remove(&index),
         };
         if old != device {
-            let concerned = self.hops.iter().filter(|(hop, _)| hop.device == index);
-            self.changes
-                .entries
-                .extend(concerned.map(|(_, state)| state.id));
+            for (_, state) in self.hops.iter().filter(|(hop, _)| hop.device == index) {
+                self.changes.entries.insert(state.id);
+                self.unjudged.extend(&state.ways);
+            }
         }
     }
 
-    /// The underlay devices that packets can be sent on.
+    /// The underlay devices.
     pub fn devices(&self) -> Vec<IfIndex> {
         self.devices.keys().copied().collect()
     }
@@ -284,18 +349,83 @@ impl Adjacencies {
 
     /// What is known of a tunnel's way.
     pub fn status(&self, tunnel: TunnelId) -> Status {
-        let hop = self
-            .tunnels
-            .get(&tunnel)
-            .and_then(|way| self.ways.get(way)?.hop);
-        let state = hop.and_then(|hop| self.hops.get(&hop));
+        let way = self.tunnels.get(&tunnel);
+        let state = way.and_then(|way| self.ways.get(way));
+        let hop = state.and_then(|state| state.hop);
+        let reason = way.map_or(Some(DownReason::Unresolved), |way| self.reason(*way));
+        let found = hop.and_then(|hop| self.hops.get(&hop));
         Status {
-            id: state.map_or(UNREACHABLE, |state| state.id),
+            id: found.map_or(UNREACHABLE, |found| found.id),
             hop,
-            mac: state
-                .zip(hop)
-                .filter(|(_, hop)| self.devices.contains_key(&hop.device))
-                .and_then(|(state, _)| state.mac),
+            mac: found
+                .filter(|_| reason.is_none())
+                .and_then(|found| found.mac),
+            reason,
+            since: state.and_then(|state| Some(state.judged?.1)),
+        }
+    }
+
+    /// Judges the ways that something has changed about, and returns what the operator has not been told yet.
+    pub fn take_news(&mut self, now: Instant) -> Vec<News> {
+        let mut news = Vec::new();
+        for way in std::mem::take(&mut self.unjudged) {
+            let reason = self.reason(way);
+            let Some(state) = self.ways.get_mut(&way) else {
+                continue;
+            };
+            if state.tunnels.is_empty() {
+                continue;
+            }
+            let is_up = reason.is_none();
+            if state.judged.is_none_or(|(was_up, _)| was_up != is_up) {
+                state.judged = Some((is_up, now));
+            }
+            // That the kernel has only just asked is soon told otherwise.
+            if state.told != reason && reason != Some(DownReason::Unresolved) {
+                state.told = reason;
+                let hop = state.hop;
+                news.push(News { way, hop, reason });
+            }
+        }
+        news
+    }
+
+    /// The tunnels between two ends.
+    pub fn tunnels_between(&self, way: Way) -> impl Iterator<Item = TunnelId> {
+        let state = self.ways.get(&way).into_iter();
+        state.flat_map(|state| state.tunnels.iter().copied())
+    }
+
+    /// Next hops that nothing leads to any more since the last call.
+    pub fn take_released(&mut self) -> Vec<Hop> {
+        let released = std::mem::take(&mut self.released).into_iter();
+        released
+            .filter(|hop| !self.hops.contains_key(hop))
+            .collect()
+    }
+
+    /// Why packets cannot be sent to a remote; `None`: they can.
+    fn reason(&self, way: Way) -> Option<DownReason> {
+        let Some(hop) = self.ways.get(&way).and_then(|state| state.hop) else {
+            return Some(if self.unanswered.contains(&way) {
+                DownReason::Unresolved
+            } else {
+                DownReason::NoRoute
+            });
+        };
+        let Some(state) = self.hops.get(&hop) else {
+            return Some(DownReason::NextHopsFull);
+        };
+        match self.devices.get(&hop.device) {
+            None => return Some(DownReason::NoUnderlay),
+            Some(Underlay::Down) => return Some(DownReason::DeviceDown),
+            Some(Underlay::Ready(_)) => {}
+        }
+        match (state.mac, state.finding) {
+            (Some(_), _) => None,
+            (None, Finding::Open) => Some(DownReason::Unresolved),
+            (None, Finding::Silent) => Some(DownReason::NoAnswer),
+            (None, Finding::TableFull) => Some(DownReason::NeighboursFull),
         }
     }
 
@@ -303,7 +433,9 @@ impl Adjacencies {
     pub fn entry(&self, id: AdjacencyId) -> AdjacencyEntry {
         let known = self.by_id.get(&id).and_then(|hop| {
             let state = self.hops.get(hop)?;
-            let device = self.devices.get(&hop.device)?;
+            let Underlay::Ready(device) = self.devices.get(&hop.device)? else {
+                return None;
+            };
             Some(AdjacencyEntry {
                 device: hop.device,
                 addresses: LinkAddresses::new(&state.mac.unwrap_or_default(), &device.mac),
@@ -373,6 +505,7 @@ impl Adjacencies {
             let hop = state.hop;
             self.ways.remove(&way);
             self.unanswered.remove(&way);
+            self.unjudged.remove(&way);
             self.leave(way, hop, now);
         }
     }
@@ -410,6 +543,7 @@ impl Adjacencies {
         let state = HopState {
             id,
             mac: None,
+            finding: Finding::Open,
             ways: BTreeSet::from([way]),
             asked: now,
             missed: 0,
@@ -433,6 +567,7 @@ impl Adjacencies {
             self.by_id.remove(&id);
             self.changes.entries.insert(id);
             self.ids.release(id.0, now);
+            self.released.insert(hop);
         }
     }
 }
@@ -456,6 +591,7 @@ impl Hop {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::Kept;
 
     const ETH0: IfIndex = IfIndex(2);
     const MAC: MacAddress = MacAddress([2, 0, 0, 0, 0, 1]);
@@ -480,10 +616,10 @@ mod tests {
         let mut adjacencies = Adjacencies::default();
         adjacencies.set_device(
             ETH0,
-            Some(UnderlayDevice {
+            Some(Underlay::Ready(UnderlayDevice {
                 mac: MAC,
                 mtu: 1500,
-            }),
+            })),
         );
         for last in 0..tunnels {
             assert!(adjacencies.insert_tunnel(TunnelId(last.into()), way(last), now));
@@ -600,6 +736,55 @@ mod tests {
     }
 
     #[test]
+    fn each_reason_is_told_once_with_the_time_of_the_first() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut adjacencies = behind_one_router(1, start);
+        let reasons = |adjacencies: &mut Adjacencies, now| {
+            let news = adjacencies.take_news(now).into_iter();
+            news.map(|news| news.reason).collect::<Vec<_>>()
+        };
+        assert!(reasons(&mut adjacencies, start).is_empty(), "it is up");
+        assert_eq!(adjacencies.status(TunnelId(0)).since, Some(start));
+
+        let down = start + second;
+        adjacencies.set_neighbour(router(254), None, down);
+        assert!(
+            reasons(&mut adjacencies, down).is_empty(),
+            "it is asked for"
+        );
+        adjacencies.set_finding(router(254), Finding::Silent);
+        let told = reasons(&mut adjacencies, down + second);
+        assert_eq!(told, [Some(DownReason::NoAnswer)]);
+        adjacencies.set_device(ETH0, Some(Underlay::Down));
+        adjacencies.set_device(ETH0, None);
+        adjacencies.set_device(ETH0, None);
+        let told = reasons(&mut adjacencies, down + second * 2);
+        assert_eq!(told, [Some(DownReason::NoUnderlay)]);
+        adjacencies.set_route(way(0), None, down);
+        let told = reasons(&mut adjacencies, down + second * 3);
+        assert_eq!(told, [Some(DownReason::NoRoute)]);
+        assert!(reasons(&mut adjacencies, down + second * 4).is_empty());
+        let status = adjacencies.status(TunnelId(0));
+        assert_eq!(status.since, Some(down));
+        assert_eq!(status.reason, Some(DownReason::NoRoute));
+    }
+
+    #[test]
+    fn next_hops_that_nothing_leads_to_any_more_are_released_once() {
+        let now = Instant::now();
+        let mut adjacencies = behind_one_router(2, now);
+        adjacencies.set_route(way(0), None, now);
+        assert!(adjacencies.take_released().is_empty());
+        adjacencies.set_route(way(1), None, now);
+        adjacencies.set_route(way(1), Some(router(254)), now);
+        assert!(adjacencies.take_released().is_empty(), "it is used again");
+        adjacencies.remove_tunnel(TunnelId(1), now);
+        assert_eq!(adjacencies.take_released(), [router(254)]);
+        assert!(adjacencies.take_released().is_empty());
+    }
+
+    #[test]
     fn unresolved_next_hops_are_asked_for_once_a_second() {
         let now = Instant::now();
         let mut adjacencies = behind_one_router(1, now);
@@ -622,6 +807,8 @@ mod tests {
                 hop: router(254),
                 mac: Some(ROUTER),
                 unconfirmed: Some(since),
+                failed: false,
+                kept: Kept::ByUs,
             })
         };
         let now = now + round;
@@ -649,6 +836,8 @@ mod tests {
                 hop: router(254),
                 mac: Some(ROUTER),
                 unconfirmed: Some(turn - Duration::from_millis(1)),
+                failed: false,
+                kept: Kept::ByUs,
             };
             let question = adjacencies.heard(router(254), Some(answered), now);
             assert_eq!(question, Some(Some(ROUTER)));

@@ -4,14 +4,17 @@
 //! too; counters are read from the maps for each question.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::{Instant, SystemTime};
 
 use gre_common::counters::{Direction, Owner, Stats};
 use gre_common::id::{GroupId, IfIndex, NetworkId, PortId, TunnelId};
 use gre_common::limits;
 use gre_common::verdict::DropReason;
 
+use crate::adjacency::Way;
 use crate::config::{self, Config, Name, Spanned};
 use crate::gateway::Gateway;
+use crate::outage;
 use crate::plan::{self, Desired};
 use crate::report::{
     self, Adjacency, Device, DropCounter, DropsByReason, Neighbour, Network, OwnerKind, Peering,
@@ -289,6 +292,11 @@ impl Gateway {
             .map(|id| self.live.adjacencies.status(id));
         let mac = status.and_then(|status| status.mac);
         let hop = status.and_then(|status| status.hop);
+        let reason = status.and_then(|status| status.reason);
+        let way = Way {
+            local: *tunnel.local.get_ref(),
+            remote: *tunnel.remote.get_ref(),
+        };
         let device = hop.and_then(|hop| self.links.get(&hop.device));
         let (rx, tx, drops) = self.traffic(id.map(Owner::Tunnel), drops);
         Tunnel {
@@ -300,6 +308,11 @@ impl Gateway {
             receive_key: tunnel.keys.receive.map(|key| key.0),
             transmit_key: tunnel.keys.transmit.map(|key| key.0),
             state: up(mac.is_some()),
+            since: status.and_then(|status| Some(timestamp(status.since?))),
+            reason,
+            explanation: reason.map(|reason| {
+                outage::explanation(reason, way, hop, device.map(|link| link.name.as_str()))
+            }),
             mtu: planned.map_or(0, |planned| planned.mtu),
             adjacency: Adjacency {
                 device: device.map(|link| link.name.clone()),
@@ -544,6 +557,12 @@ pub(crate) fn tunnel_name(state: &Desired, id: TunnelId) -> String {
 
 fn up(condition: bool) -> State {
     if condition { State::Up } else { State::Down }
+}
+
+/// A moment of the past by the clock on the wall, as RFC 3339 says.
+fn timestamp(moment: Instant) -> String {
+    let time = SystemTime::now().checked_sub(moment.elapsed());
+    humantime::format_rfc3339_seconds(time.unwrap_or(SystemTime::UNIX_EPOCH)).to_string()
 }
 
 fn resolution(known: bool) -> Resolution {

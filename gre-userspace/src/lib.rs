@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod neighbour;
 pub mod netlink;
 pub mod object;
+mod outage;
 mod pace;
 pub mod peering;
 pub mod plan;

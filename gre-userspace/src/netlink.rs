@@ -19,7 +19,7 @@ use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType, RouteVia,
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
@@ -28,6 +28,9 @@ use crate::error::{Error, Result};
 
 /// `USER_HZ`: the unit of times in `NDA_CACHEINFO` is 1/100 s on every architecture that Rust's Linux targets name.
 const TICK: Duration = Duration::from_millis(10);
+
+/// `NDA_PROTOCOL` of the neighbour entries that gregw has the kernel keep: nobody else's by the kernel's list.
+const KEEPER: RouteProtocol = RouteProtocol::Other(103);
 
 /// Opens both sockets and serves them on the current runtime.
 ///
@@ -105,6 +108,22 @@ pub struct KernelNeighbour {
     pub mac: Option<MacAddress>,
     /// Time since the neighbour was last heard of; `None` for entries made by hand.
     pub unconfirmed: Option<Duration>,
+    /// The kernel has asked for it in vain.
+    pub failed: bool,
+    /// Who has the kernel keep the entry.
+    pub kept: Kept,
+}
+
+/// Who has the kernel keep a neighbour entry however full its table is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kept {
+    /// Nobody: the kernel may throw it away.
+    #[default]
+    No,
+    /// gregw.
+    ByUs,
+    /// Somebody else.
+    ByOthers,
 }
 
 /// Something changed.
@@ -167,17 +186,50 @@ impl Netlink {
         }
     }
 
-    /// Makes the kernel find out the neighbour's layer-2 address, as if it had a packet for it (`NTF_USE`).
+    /// Makes the kernel find out the neighbour's layer-2 address, as if it had a packet for it (`NTF_USE`), and keep
+    /// the entry (`NTF_EXT_LEARNED`): neither does it count towards `gc_thresh3`, which all namespaces share, nor is it
+    /// thrown away. What the entry says is found out like that of any other.
     pub async fn resolve(&self, hop: Hop) -> Result<()> {
-        self.handle
-            .neighbours()
-            .add(hop.device.0, hop.address)
-            .state(NeighbourState::None)
-            .flags(NeighbourFlags::Use)
-            .replace()
-            .execute()
+        let flags = NeighbourFlags::Use | NeighbourFlags::ExtLearned;
+        self.use_neighbour(hop, flags)
             .await
             .map_err(|source| Error::netlink(format!("resolve {}", hop.address), source))
+    }
+
+    /// Whether [`Netlink::resolve`] was refused because the kernel's neighbour table is full.
+    pub fn is_table_full(error: &Error) -> bool {
+        let Error::Netlink { source, .. } = error else {
+            return false;
+        };
+        let source = source.downcast_ref::<rtnetlink::Error>();
+        source.and_then(errno) == Some(libc::ENOBUFS)
+    }
+
+    /// Leaves an entry that [`Netlink::resolve`] has kept to the kernel again.
+    pub async fn release(&self, hop: Hop) -> Result<()> {
+        let entry = self.neighbour(hop).await?;
+        if entry.is_none_or(|entry| entry.kept != Kept::ByUs) {
+            return Ok(());
+        }
+        self.use_neighbour(hop, NeighbourFlags::Use)
+            .await
+            .map_err(|source| Error::netlink(format!("release {}", hop.address), source))
+    }
+
+    async fn use_neighbour(
+        &self,
+        hop: Hop,
+        flags: NeighbourFlags,
+    ) -> std::result::Result<(), rtnetlink::Error> {
+        let neighbours = self.handle.neighbours();
+        let mut request = neighbours
+            .add(hop.device.0, hop.address)
+            .state(NeighbourState::None)
+            .flags(flags)
+            .replace();
+        let attributes = &mut request.message_mut().attributes;
+        attributes.push(NeighbourAttribute::Protocol(KEEPER));
+        request.execute().await
     }
 
     /// Where packets from `local` to `remote` go; `None` while no route leads there.
@@ -262,6 +314,8 @@ fn notification(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Notific
         RouteNetlinkMessage::NewNeighbour(message) => Notification::Neighbour(neighbour(message)?),
         RouteNetlinkMessage::DelNeighbour(message) => Notification::Neighbour(KernelNeighbour {
             mac: None,
+            failed: false,
+            kept: Kept::No,
             ..neighbour(message)?
         }),
         RouteNetlinkMessage::NewRoute(message) | RouteNetlinkMessage::DelRoute(message) => {
@@ -329,6 +383,7 @@ fn neighbour(message: &NeighbourMessage) -> Option<KernelNeighbour> {
     let mut address = None;
     let mut mac_address = None;
     let mut unconfirmed = None;
+    let mut kept = Kept::ByOthers;
     for attribute in &message.attributes {
         match attribute {
             NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => {
@@ -338,10 +393,12 @@ fn neighbour(message: &NeighbourMessage) -> Option<KernelNeighbour> {
                 address = Some(IpAddr::V6(*v6));
             }
             NeighbourAttribute::LinkLayerAddress(bytes) => mac_address = mac(bytes),
+            NeighbourAttribute::Protocol(KEEPER) => kept = Kept::ByUs,
             NeighbourAttribute::CacheInfo(times) => unconfirmed = Some(TICK * times.confirmed),
             _ => {}
         }
     }
+    let is_kept = message.header.flags.contains(NeighbourFlags::ExtLearned);
     let by_hand = matches!(
         message.header.state,
         NeighbourState::Permanent | NeighbourState::Noarp
@@ -353,6 +410,8 @@ fn neighbour(message: &NeighbourMessage) -> Option<KernelNeighbour> {
         },
         mac: mac_address.filter(|_| is_valid(message.header.state)),
         unconfirmed: unconfirmed.filter(|_| !by_hand),
+        failed: message.header.state == NeighbourState::Failed,
+        kept: if is_kept { kept } else { Kept::No },
     })
 }
 

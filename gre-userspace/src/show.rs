@@ -90,6 +90,9 @@ impl Row for Tunnel {
         ">TX-PACKETS",
         ">TX-BYTES",
         ">TX-DROPPED",
+        "SINCE",
+        "REASON",
+        "EXPLANATION",
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -105,6 +108,11 @@ impl Row for Tunnel {
             or_dash(self.adjacency.device.as_ref()),
         ];
         cells.extend(traffic(&self.rx, &self.tx));
+        cells.extend([
+            or_dash(self.since.as_ref()),
+            or_dash(self.reason),
+            or_dash(self.explanation.as_ref()),
+        ]);
         cells
     }
 }

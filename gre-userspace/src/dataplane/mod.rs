@@ -227,6 +227,12 @@ pub fn route(prefix: IpNet, next_hop: Option<gre_common::next_hop::NextHop>) -> 
     }
 }
 
+/// The devices that an instance without a daemon has left its program on.
+pub fn devices_left(instance: &Instance) -> Result<Vec<IfIndex>> {
+    let links = Pins::new(instance).pinned_links()?;
+    Ok(links.into_iter().map(|(device, _)| device).collect())
+}
+
 /// Removes what an instance without a daemon has left: links first, so that every program is off its device when this
 /// returns. Returns whether there was anything.
 pub fn remove_leftovers(instance: &Instance, lock: InstanceLock) -> Result<bool> {

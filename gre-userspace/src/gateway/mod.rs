@@ -5,6 +5,8 @@
 
 mod underlay;
 
+pub(crate) use underlay::release_all_on;
+
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, Instant};
@@ -152,7 +154,12 @@ impl Gateway {
     }
 
     /// Removes the data plane and what was remembered for the next daemon.
-    pub fn detach(self) -> Result<(), Failure> {
+    pub async fn detach(mut self) -> Result<(), Failure> {
+        let now = Instant::now();
+        for tunnel in self.live.state.tunnels.keys() {
+            self.live.adjacencies.remove_tunnel(*tunnel, now);
+        }
+        self.release_neighbours().await;
         self.live.plane.remove()?;
         Remembered::remove(&self.instance)?;
         Ok(())
@@ -169,12 +176,10 @@ impl Gateway {
     pub fn notice(&mut self, notification: Notification) -> bool {
         match notification {
             Notification::Neighbour(neighbour) => {
-                let now = Instant::now();
-                let adjacencies = &mut self.live.adjacencies;
-                if adjacencies.set_neighbour(neighbour.hop, neighbour.mac, now) {
+                if self.note_neighbour(neighbour.hop, Some(&neighbour)) {
                     self.report_hop(&neighbour);
-                    self.live.write_adjacencies();
                 }
+                self.live.write_adjacencies();
                 return false;
             }
             Notification::Link(link) => {
@@ -249,6 +254,8 @@ impl Gateway {
         let tasks = self.live.adjacencies.round(now);
         self.tend(tasks).await;
         self.live.write_adjacencies();
+        self.release_neighbours().await;
+        self.live.announcements.log();
     }
 
     async fn bring_up(&mut self, config: Config) -> Result<(), Failure> {
@@ -256,6 +263,7 @@ impl Gateway {
         self.enforce(prepared).await?;
         // The program runs by now: to fail would leave it without a daemon.
         log_error(self.live.plane.supersede());
+        self.release_strays().await;
         Ok(())
     }
 

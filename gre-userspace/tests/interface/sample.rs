@@ -5,9 +5,9 @@ use gre_common::verdict::DropReason;
 use gre_userspace::config::Config;
 use gre_userspace::failure::Failure;
 use gre_userspace::report::{
-    Action, Adjacency, AttachMode, Change, Device, Direction, DropCounter, DropsByReason, Member,
-    Neighbour, Network, NextHop, Origin, OwnerKind, Peering, PeeringState, Port, Resolution, Role,
-    Route, Snapshot, State, TableFill, Traffic, Tunnel,
+    Action, Adjacency, AttachMode, Change, Device, Direction, DownReason, DropCounter,
+    DropsByReason, Member, Neighbour, Network, NextHop, Origin, OwnerKind, Peering, PeeringState,
+    Port, Resolution, Role, Route, Snapshot, State, TableFill, Traffic, Tunnel,
 };
 use gre_userspace::request::{Document, Request, Requests};
 use tokio::sync::mpsc;
@@ -87,6 +87,9 @@ pub(crate) fn tunnels() -> Vec<Tunnel> {
             receive_key: Some(1001),
             transmit_key: Some(1001),
             state: State::Up,
+            since: Some("2026-11-30T09:00:00Z".to_owned()),
+            reason: None,
+            explanation: None,
             mtu: 1400,
             adjacency: Adjacency {
                 device: Some("eth0".to_owned()),
@@ -109,6 +112,9 @@ pub(crate) fn tunnels() -> Vec<Tunnel> {
             receive_key: Some(0),
             transmit_key: Some(u32::MAX),
             state: State::Down,
+            since: Some("2026-11-30T09:00:07Z".to_owned()),
+            reason: Some(DownReason::NoRoute),
+            explanation: Some("the host has no route".to_owned()),
             mtu: 1448,
             adjacency: Adjacency {
                 device: None,
@@ -128,6 +134,9 @@ pub(crate) fn tunnels() -> Vec<Tunnel> {
             receive_key: None,
             transmit_key: None,
             state: State::Down,
+            since: None,
+            reason: Some(DownReason::NoAnswer),
+            explanation: Some("nobody answers".to_owned()),
             mtu: 1476,
             adjacency: Adjacency {
                 device: Some("eth0".to_owned()),
