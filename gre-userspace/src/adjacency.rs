@@ -71,6 +71,8 @@ pub struct Adjacencies {
     unjudged: BTreeSet<Way>,
     /// Next hops that nothing leads to any more, and that the kernel is to be told about.
     released: BTreeSet<Hop>,
+    /// The host's own addresses, once they are known.
+    addresses: Option<BTreeSet<IpAddr>>,
     /// Ends whose route the kernel gave no answer about.
     unanswered: BTreeSet<Way>,
     /// Where the next round of probes begins.
@@ -93,7 +95,9 @@ pub struct News {
     pub way: Way,
     /// The next hop; `None` while no route leads to the remote.
     pub hop: Option<Hop>,
-    /// Why packets cannot be sent; `None`: they can be again.
+    /// Whether packets can be sent.
+    pub is_up: bool,
+    /// Why they cannot, or why none come back; `None`: all is well again.
     pub reason: Option<DownReason>,
 }
 
@@ -118,7 +122,9 @@ pub struct Status {
     pub hop: Option<Hop>,
     /// Its layer-2 address, if packets can be sent.
     pub mac: Option<MacAddress>,
-    /// Why packets cannot be sent.
+    /// Greatest IP packet that the route states, in bytes.
+    pub mtu: Option<u32>,
+    /// Why packets cannot be sent, or why none come back.
     pub reason: Option<DownReason>,
     /// Since when packets can be sent, or cannot.
     pub since: Option<Instant>,
@@ -147,6 +153,8 @@ pub struct Confirm {
 struct WayState {
     tunnels: BTreeSet<TunnelId>,
     hop: Option<Hop>,
+    /// Greatest IP packet that the route states, in bytes.
+    mtu: Option<u32>,
     /// It is kept though no tunnel may use it.
     held: bool,
     /// Whether packets could be sent when it was last judged, and since when that has been so.
@@ -179,6 +187,7 @@ impl Default for Adjacencies {
             changes: Changes::default(),
             unjudged: BTreeSet::new(),
             released: BTreeSet::new(),
+            addresses: None,
             unanswered: BTreeSet::new(),
             cursor: None,
         }
@@ -251,6 +260,26 @@ impl Adjacencies {
         let is_new = hop.is_some_and(|hop| self.join(way, hop, now));
         self.leave(way, old, now);
         hop.filter(|_| is_new)
+    }
+
+    /// Notes the greatest IP packet that the route between these ends states.
+    pub fn set_mtu(&mut self, way: Way, mtu: Option<u32>) {
+        if let Some(state) = self.ways.get_mut(&way)
+            && state.mtu != mtu
+        {
+            state.mtu = mtu;
+            self.changes.tunnels.extend(&state.tunnels);
+        }
+    }
+
+    /// Notes the host's own addresses.
+    pub fn set_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
+        let before = self.addresses.replace(addresses);
+        let ways = self.ways.keys().copied();
+        self.unjudged.extend(ways.filter(|way| {
+            let was_missing = is_missing(before.as_ref(), way.local);
+            was_missing != is_missing(self.addresses.as_ref(), way.local)
+        }));
     }
 
     /// Notes that the kernel gave no answer about the route between these ends: what is known of it stays, and
@@ -352,15 +381,16 @@ impl Adjacencies {
         let way = self.tunnels.get(&tunnel);
         let state = way.and_then(|way| self.ways.get(way));
         let hop = state.and_then(|state| state.hop);
-        let reason = way.map_or(Some(DownReason::Unresolved), |way| self.reason(*way));
+        let outage = way.map_or(Some(DownReason::Unresolved), |way| self.outage(*way));
         let found = hop.and_then(|hop| self.hops.get(&hop));
         Status {
             id: found.map_or(UNREACHABLE, |found| found.id),
             hop,
             mac: found
-                .filter(|_| reason.is_none())
+                .filter(|_| outage.is_none())
                 .and_then(|found| found.mac),
-            reason,
+            mtu: state.and_then(|state| state.mtu),
+            reason: way.map_or(outage, |way| self.reason(*way)),
             since: state.and_then(|state| Some(state.judged?.1)),
         }
     }
@@ -369,14 +399,13 @@ impl Adjacencies {
     pub fn take_news(&mut self, now: Instant) -> Vec<News> {
         let mut news = Vec::new();
         for way in std::mem::take(&mut self.unjudged) {
-            let reason = self.reason(way);
+            let (is_up, reason) = (self.outage(way).is_none(), self.reason(way));
             let Some(state) = self.ways.get_mut(&way) else {
                 continue;
             };
             if state.tunnels.is_empty() {
                 continue;
             }
-            let is_up = reason.is_none();
             if state.judged.is_none_or(|(was_up, _)| was_up != is_up) {
                 state.judged = Some((is_up, now));
             }
@@ -384,7 +413,12 @@ impl Adjacencies {
             if state.told != reason && reason != Some(DownReason::Unresolved) {
                 state.told = reason;
                 let hop = state.hop;
-                news.push(News { way, hop, reason });
+                news.push(News {
+                    way,
+                    hop,
+                    is_up,
+                    reason,
+                });
             }
         }
         news
@@ -404,8 +438,16 @@ impl Adjacencies {
             .collect()
     }
 
-    /// Why packets cannot be sent to a remote; `None`: they can.
+    /// What the operator is to know: that `local` is missing explains all else.
     fn reason(&self, way: Way) -> Option<DownReason> {
+        if is_missing(self.addresses.as_ref(), way.local) {
+            return Some(DownReason::LocalMissing);
+        }
+        self.outage(way)
+    }
+
+    /// Why packets cannot be sent to a remote; `None`: they can.
+    fn outage(&self, way: Way) -> Option<DownReason> {
         let Some(hop) = self.ways.get(&way).and_then(|state| state.hop) else {
             return Some(if self.unanswered.contains(&way) {
                 DownReason::Unresolved
@@ -570,6 +612,11 @@ impl Adjacencies {
             self.released.insert(hop);
         }
     }
+}
+
+/// Whether the host certainly has no such address.
+fn is_missing(addresses: Option<&BTreeSet<IpAddr>>, local: IpAddr) -> bool {
+    addresses.is_some_and(|addresses| !addresses.contains(&local))
 }
 
 impl Task {
@@ -768,6 +815,37 @@ mod tests {
         let status = adjacencies.status(TunnelId(0));
         assert_eq!(status.since, Some(down));
         assert_eq!(status.reason, Some(DownReason::NoRoute));
+    }
+
+    #[test]
+    fn a_local_address_that_the_host_has_not_is_told_and_stops_nothing() {
+        let now = Instant::now();
+        let mut adjacencies = behind_one_router(1, now);
+        adjacencies.take_news(now);
+        adjacencies.set_addresses(BTreeSet::from([way(0).local]));
+        assert!(adjacencies.take_news(now).is_empty());
+        adjacencies.set_addresses(BTreeSet::new());
+        let [news] = adjacencies.take_news(now)[..] else {
+            panic!("one thing is new")
+        };
+        assert!(news.is_up);
+        assert_eq!(news.reason, Some(DownReason::LocalMissing));
+        let status = adjacencies.status(TunnelId(0));
+        assert_eq!(status.mac, Some(ROUTER));
+        assert_eq!(status.reason, Some(DownReason::LocalMissing));
+    }
+
+    #[test]
+    fn the_mtu_of_a_route_concerns_its_tunnels_only() {
+        let now = Instant::now();
+        let mut adjacencies = behind_one_router(2, now);
+        adjacencies.set_mtu(way(1), Some(1400));
+        let changes = adjacencies.take_changes();
+        assert_eq!(changes.tunnels, BTreeSet::from([TunnelId(1)]));
+        assert!(changes.entries.is_empty());
+        assert_eq!(adjacencies.status(TunnelId(1)).mtu, Some(1400));
+        adjacencies.set_mtu(way(1), Some(1400));
+        assert_eq!(adjacencies.take_changes(), Changes::default());
     }
 
     #[test]

@@ -130,8 +130,9 @@ impl Live {
         }
         for id in changes.tunnels {
             if let Some(tunnel) = self.state.tunnels.get(&id) {
-                let adjacency = self.adjacencies.status(id).id;
-                self.plane.maps.set_tunnel(id, tunnel.entry(adjacency));
+                let status = self.adjacencies.status(id);
+                let entry = tunnel.entry(status.id, status.mtu);
+                self.plane.maps.set_tunnel(id, entry);
             }
         }
         for (id, entry) in unused {
@@ -147,7 +148,8 @@ impl Live {
             let device = news.hop.and_then(|hop| self.device_names.get(&hop.device));
             let announcement = match news.reason {
                 None => Announcement::Up,
-                Some(reason) => Announcement::Down {
+                Some(reason) => Announcement::Fault {
+                    is_up: news.is_up,
                     reason,
                     device: device.cloned(),
                     explanation: outage::explanation(
@@ -341,8 +343,9 @@ impl Live {
         // Entries that it may need now are written before it, and it goes to its new ends and next hop at once.
         self.state.apply(&Change::SetTunnel(id, tunnel.clone()));
         self.write_adjacencies();
-        let adjacency = self.adjacencies.status(id).id;
-        self.plane.maps.set_tunnel(id, tunnel.entry(adjacency));
+        let status = self.adjacencies.status(id);
+        let entry = tunnel.entry(status.id, status.mtu);
+        self.plane.maps.set_tunnel(id, entry);
     }
 
     fn remove_tunnel(&mut self, id: TunnelId, now: Instant) {

@@ -313,7 +313,9 @@ impl Gateway {
             explanation: reason.map(|reason| {
                 outage::explanation(reason, way, hop, device.map(|link| link.name.as_str()))
             }),
-            mtu: planned.map_or(0, |planned| planned.mtu),
+            mtu: planned.map_or(0, |planned| {
+                planned.mtu_over(status.and_then(|status| status.mtu))
+            }),
             adjacency: Adjacency {
                 device: device.map(|link| link.name.clone()),
                 mac,

@@ -28,6 +28,7 @@ mod outage;
 mod pace;
 pub mod peering;
 pub mod plan;
+pub mod policy;
 mod remembered;
 pub mod report;
 pub mod request;

@@ -3,7 +3,8 @@
 //! The daemon asks through [`Netlink`] and is told of changes through [`Notifications`]; both run on the current tokio
 //! runtime. Two sockets, so that a burst of notifications never crowds out an answer.
 
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use futures_util::{Stream, StreamExt, TryStreamExt};
 use gre_common::id::{IfIndex, MacAddress};
 use ipnet::IpNet;
 use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
     InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
     LinkXdp, XdpAttached,
@@ -19,12 +21,16 @@ use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteProtocol, RouteType,
+    RouteVia,
 };
-use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
+use rtnetlink::packet_route::{AddressFamily, IpProtocol, RouteNetlinkMessage};
+use rtnetlink::{Handle, IpVersion, MulticastGroup, RouteMessageBuilder};
 
+use crate::adjacency::Way;
 use crate::error::{Error, Result};
+use crate::policy::{self, Policy};
 
 /// `USER_HZ`: the unit of times in `NDA_CACHEINFO` is 1/100 s on every architecture that Rust's Linux targets name.
 const TICK: Duration = Duration::from_millis(10);
@@ -99,6 +105,15 @@ pub struct Hop {
     pub address: IpAddr,
 }
 
+/// A way to a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The next hop.
+    pub hop: Hop,
+    /// Greatest IP packet that the route states, in bytes (`ip route … mtu`).
+    pub mtu: Option<u32>,
+}
+
 /// An entry of the kernel's neighbour tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KernelNeighbour {
@@ -137,6 +152,8 @@ pub enum Notification {
     Neighbour(KernelNeighbour),
     /// Packets to these destinations may take another way; `None`: all.
     Routes(Option<IpNet>),
+    /// The host has got or lost an address, which may change ways, too.
+    Addresses,
     /// The kernel had more to tell than it could keep: everything must be asked for again.
     Overrun,
 }
@@ -232,11 +249,25 @@ impl Netlink {
         request.execute().await
     }
 
-    /// Where packets from `local` to `remote` go; `None` while no route leads there.
+    /// The host's own addresses.
+    pub async fn addresses(&self) -> Result<BTreeSet<IpAddr>> {
+        let addresses: Vec<AddressMessage> = self
+            .handle
+            .address()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|source| Error::netlink("list addresses", source))?;
+        Ok(addresses.iter().filter_map(own_address).collect())
+    }
+
+    /// Where GRE packets from `local` to `remote` go; `None` while no route leads there.
     ///
     /// # Errors
     /// The kernel has not answered: nothing is known.
-    pub async fn route(&self, local: IpAddr, remote: IpAddr) -> Result<Option<Hop>> {
+    pub async fn route(&self, way: Way, policy: &Policy) -> Result<Option<Route>> {
+        let Way { local, remote } = way;
         let answer = match self.route_from(Some(local), remote).await {
             // Also said of a source that is not one of the kernel's own addresses; the data plane does not mind.
             Err(refusal) if matches!(errno(&refusal), Some(libc::ENETUNREACH | libc::EINVAL)) => {
@@ -244,7 +275,53 @@ impl Netlink {
             }
             answer => answer,
         };
-        next_hop(answer, remote)
+        Ok(policy.decide(way, answer_to(answer, remote)?))
+    }
+
+    /// The rules of a family that concern GRE, and the routes of the tables that they name.
+    ///
+    /// # Errors
+    /// The kernel has not answered: nothing is known.
+    pub async fn policy(&self, ipv6: bool) -> Result<Policy> {
+        let version = if ipv6 { IpVersion::V6 } else { IpVersion::V4 };
+        let rules: Vec<RuleMessage> = self
+            .handle
+            .rule()
+            .get(version)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|source| Error::netlink("list policy rules", source))?;
+        let mut policy = Policy::new(rules.iter().map(rule).collect());
+        for table in policy.tables_needed() {
+            for route in self.routes_of(table, ipv6).await? {
+                policy.insert(table, route);
+            }
+        }
+        Ok(policy)
+    }
+
+    async fn routes_of(&self, number: u32, ipv6: bool) -> Result<Vec<policy::TableRoute>> {
+        let mut question = RouteMessage::default();
+        question.header.address_family = if ipv6 {
+            AddressFamily::Inet6
+        } else {
+            AddressFamily::Inet
+        };
+        question.attributes.push(RouteAttribute::Table(number));
+        let fail = |source| Error::netlink(format!("list routes of table {number}"), source);
+        // Only such a socket is told of one table alone; the others may be large.
+        let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()
+            .map_err(|source| Error::netlink("open a socket", source))?;
+        tokio::spawn(connection);
+        let routes: Vec<RouteMessage> =
+            match handle.route().get(question).execute().try_collect().await {
+                // There is no such table.
+                Err(refusal) if errno(&refusal) == Some(libc::ENOENT) => Vec::new(),
+                routes => routes.map_err(fail)?,
+            };
+        let routes = routes.iter().filter(|route| table(route) == number);
+        Ok(routes.filter_map(table_route).collect())
     }
 
     async fn route_from(&self, local: Option<IpAddr>, remote: IpAddr) -> Answer {
@@ -259,8 +336,10 @@ impl Netlink {
                 .source_prefix(local, length(local))
                 .map_err(invalid)?;
         }
-        self.ask(RouteNetlinkMessage::GetRoute(message.build()))
-            .await
+        let mut message = message.build();
+        // The answer names the table that it comes from.
+        message.header.flags |= RouteFlags::LookupTable;
+        self.ask(RouteNetlinkMessage::GetRoute(message)).await
     }
 
     /// One answer to one question.
@@ -321,10 +400,12 @@ fn notification(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Notific
         RouteNetlinkMessage::NewRoute(message) | RouteNetlinkMessage::DelRoute(message) => {
             Notification::Routes(destination(message))
         }
-        RouteNetlinkMessage::NewAddress(_)
-        | RouteNetlinkMessage::DelAddress(_)
-        | RouteNetlinkMessage::NewRule(_)
-        | RouteNetlinkMessage::DelRule(_) => Notification::Routes(None),
+        RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_) => {
+            Notification::Addresses
+        }
+        RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => {
+            Notification::Routes(None)
+        }
         _ => return None,
     })
 }
@@ -455,9 +536,12 @@ fn errno(error: &rtnetlink::Error) -> Option<i32> {
 
 /// The answer to a question for a route. The kernel tells by errors that there is none, or one that is `unreachable`,
 /// `prohibit` or `blackhole` (`fib_props`); no other error says anything about routes.
-fn next_hop(answer: Answer, remote: IpAddr) -> Result<Option<Hop>> {
+fn answer_to(answer: Answer, remote: IpAddr) -> Result<Option<policy::Answer>> {
     match answer {
-        Ok(RouteNetlinkMessage::NewRoute(route)) => Ok(hop(&route, remote)),
+        Ok(RouteNetlinkMessage::NewRoute(message)) => {
+            let table = table(&message);
+            Ok(route(&message, remote).map(|route| policy::Answer { table, route }))
+        }
         Err(refusal)
             if matches!(
                 errno(&refusal),
@@ -475,25 +559,165 @@ fn next_hop(answer: Answer, remote: IpAddr) -> Result<Option<Hop>> {
 }
 
 /// `None` unless the route hands packets to a device.
-fn hop(route: &RouteMessage, remote: IpAddr) -> Option<Hop> {
-    if route.header.kind != RouteType::Unicast {
+fn route(message: &RouteMessage, remote: IpAddr) -> Option<Route> {
+    if message.header.kind != RouteType::Unicast {
         return None;
     }
     let mut device = None;
     let mut address = remote;
-    for attribute in &route.attributes {
+    let mut mtu = None;
+    let mut expires = false;
+    for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => device = Some(IfIndex(*index)),
             RouteAttribute::Gateway(RouteAddress::Inet(gateway))
             | RouteAttribute::Via(RouteVia::Inet(gateway)) => address = IpAddr::V4(*gateway),
             RouteAttribute::Gateway(RouteAddress::Inet6(gateway))
             | RouteAttribute::Via(RouteVia::Inet6(gateway)) => address = IpAddr::V6(*gateway),
+            RouteAttribute::Metrics(metrics) => {
+                mtu = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) => Some(*mtu),
+                    _ => None,
+                });
+            }
+            RouteAttribute::CacheInfo(info) => expires = info.expires != 0,
+            // The kernel would choose by the flow; all flows of a tunnel look alike to it.
+            RouteAttribute::MultiPath(hops) => {
+                if let Some(first) = hops.first() {
+                    device = Some(IfIndex(first.interface_index));
+                    address = gateway(&first.attributes).unwrap_or(remote);
+                }
+            }
             _ => {}
         }
     }
-    Some(Hop {
+    let hop = Hop {
         device: device?,
         address,
+    };
+    // What the kernel has found out by itself ends without notice.
+    let mtu = mtu.filter(|_| !expires);
+    Some(Route { hop, mtu })
+}
+
+fn gateway(attributes: &[RouteAttribute]) -> Option<IpAddr> {
+    attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(RouteAddress::Inet(gateway))
+        | RouteAttribute::Via(RouteVia::Inet(gateway)) => Some(IpAddr::V4(*gateway)),
+        RouteAttribute::Gateway(RouteAddress::Inet6(gateway))
+        | RouteAttribute::Via(RouteVia::Inet6(gateway)) => Some(IpAddr::V6(*gateway)),
+        _ => None,
+    })
+}
+
+/// The number of the table that a route is in.
+fn table(message: &RouteMessage) -> u32 {
+    let number = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Table(table) => Some(*table),
+            _ => None,
+        });
+    number.unwrap_or(message.header.table.into())
+}
+
+/// A route as an entry of its table. `None` for one that does not end the search (`throw`), or is for packets of another
+/// type of service.
+fn table_route(message: &RouteMessage) -> Option<policy::TableRoute> {
+    if message.header.kind == RouteType::Throw || message.header.tos != 0 {
+        return None;
+    }
+    let is_ipv6 = message.header.address_family == AddressFamily::Inet6;
+    let unspecified = if is_ipv6 {
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+    } else {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+    };
+    let length = message.header.destination_prefix_length;
+    let prefix = match destination(message) {
+        Some(prefix) => prefix,
+        None if length == 0 => IpNet::new(unspecified, 0).ok()?,
+        None => return None,
+    };
+    let metric = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Priority(metric) => Some(*metric),
+            _ => None,
+        });
+    Some(policy::TableRoute {
+        prefix,
+        metric: metric.unwrap_or_default(),
+        route: route(message, unspecified),
+    })
+}
+
+fn rule(message: &RuleMessage) -> policy::Rule {
+    let mut table = message.header.table.into();
+    let mut goto = None;
+    let mut rule = policy::Rule {
+        priority: 0,
+        source: None,
+        destination: None,
+        protocol: policy::Protocol::Any,
+        is_foreign: message.header.tos != 0,
+        is_inverted: message.header.flags.contains(RuleFlags::Invert),
+        action: policy::Action::Pass,
+        suppressed: None,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Priority(priority) => rule.priority = *priority,
+            RuleAttribute::Source(address) => {
+                rule.source = IpNet::new(*address, message.header.src_len).ok();
+            }
+            RuleAttribute::Destination(address) => {
+                rule.destination = IpNet::new(*address, message.header.dst_len).ok();
+            }
+            RuleAttribute::IpProtocol(IpProtocol::Gre) => rule.protocol = policy::Protocol::Gre,
+            RuleAttribute::IpProtocol(_) => rule.protocol = policy::Protocol::Other,
+            RuleAttribute::Table(number) => table = *number,
+            RuleAttribute::Goto(priority) => goto = Some(*priority),
+            // The kernel says that none is suppressed by -1.
+            RuleAttribute::SuppressPrefixLen(length) => {
+                rule.suppressed = u8::try_from(*length).ok();
+            }
+            RuleAttribute::Iifname(device) => rule.is_foreign |= device != "lo",
+            RuleAttribute::FwMark(mark) => rule.is_foreign |= *mark != 0,
+            RuleAttribute::Oifname(_)
+            | RuleAttribute::L3MDev(true)
+            | RuleAttribute::TunId(1..)
+            | RuleAttribute::SourcePortRange(_)
+            | RuleAttribute::DestinationPortRange(_) => rule.is_foreign = true,
+            _ => {}
+        }
+    }
+    rule.action = match (message.header.action, goto) {
+        (RuleAction::ToTable, _) => policy::Action::Table(table),
+        (RuleAction::Goto, Some(priority)) => policy::Action::Goto(priority),
+        (RuleAction::Blackhole | RuleAction::Unreachable | RuleAction::Prohibit, _) => {
+            policy::Action::Refuse
+        }
+        _ => policy::Action::Pass,
+    };
+    rule
+}
+
+/// `Local` is the host's own one where the other end of a link has an address of its own.
+fn own_address(message: &AddressMessage) -> Option<IpAddr> {
+    let own = message.attributes.iter();
+    let own = own.clone().find_map(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    own.or_else(|| {
+        let mut attributes = message.attributes.iter();
+        attributes.find_map(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        })
     })
 }
 
@@ -536,13 +760,13 @@ mod tests {
             libc::EACCES,
             libc::EINVAL,
         ] {
-            let hop = next_hop(refusal(errno), remote).expect("an answer");
+            let hop = answer_to(refusal(errno), remote).expect("an answer");
             assert_eq!(hop, None, "{errno}");
         }
         for errno in [libc::ENOBUFS, libc::ENOMEM, libc::EINTR, libc::EBUSY] {
-            assert!(next_hop(refusal(errno), remote).is_err(), "{errno}");
+            assert!(answer_to(refusal(errno), remote).is_err(), "{errno}");
         }
         let silence = Err(rtnetlink::Error::RequestFailed);
-        assert!(next_hop(silence, remote).is_err());
+        assert!(answer_to(silence, remote).is_err());
     }
 }

@@ -28,6 +28,10 @@ pub(crate) fn explanation(
         DownReason::NoRoute => format!(
             "the host has no route to {remote}: `ip route get {remote} from {local}` must name an underlay device"
         ),
+        DownReason::LocalMissing => format!(
+            "the host has no address {local}, so that nobody finds the way to it: `ip addr add {local} dev …`, unless \
+             routers send it here without asking"
+        ),
         DownReason::NoUnderlay => format!(
             "the host's route to {remote} leads over {device}: make that an [[underlay]], or route {remote} over one"
         ),
@@ -53,10 +57,12 @@ pub(crate) struct Announcements(BTreeMap<Name, Announcement>);
 /// What has happened to one tunnel.
 #[derive(Clone, Debug)]
 pub(crate) enum Announcement {
-    /// Packets can be sent again.
+    /// All is well again.
     Up,
-    /// They cannot.
-    Down {
+    /// Something is wrong.
+    Fault {
+        /// Packets can be sent nevertheless.
+        is_up: bool,
         /// The cause as others may share it.
         reason: DownReason,
         /// The next hop's device.
@@ -77,23 +83,25 @@ impl Announcements {
         for line in self.take_lines() {
             match line {
                 Line::Up(text) => tracing::info!("{text}"),
-                Line::Down(text) => tracing::warn!("{text}"),
+                Line::Fault(text) => tracing::warn!("{text}"),
             }
         }
     }
 
     fn take_lines(&mut self) -> Vec<Line> {
         let mut up = Vec::new();
-        let mut down: BTreeMap<_, (Vec<Name>, BTreeSet<String>)> = BTreeMap::new();
+        let mut faults: BTreeMap<_, (Vec<Name>, BTreeSet<String>)> = BTreeMap::new();
         for (tunnel, announcement) in std::mem::take(&mut self.0) {
             match announcement {
                 Announcement::Up => up.push(tunnel),
-                Announcement::Down {
+                Announcement::Fault {
+                    is_up,
                     reason,
                     device,
                     explanation,
                 } => {
-                    let (tunnels, explanations) = down.entry((reason, device)).or_default();
+                    let (tunnels, explanations) =
+                        faults.entry((is_up, reason, device)).or_default();
                     tunnels.push(tunnel);
                     explanations.insert(explanation);
                 }
@@ -103,14 +111,15 @@ impl Announcements {
         if !up.is_empty() {
             lines.push(Line::Up(format!("{} up", subject(&up))));
         }
-        for (tunnels, explanations) in down.into_values() {
+        for ((is_up, ..), (tunnels, explanations)) in faults {
             let example = explanations.first().map_or("", String::as_str);
             let others = match explanations.len() {
                 0 | 1 => String::new(),
                 causes => format!(" (and {} like that: `gregw show tunnel`)", causes - 1),
             };
             let subject = subject(&tunnels);
-            lines.push(Line::Down(format!("{subject} down: {example}{others}")));
+            let state = if is_up { "up, but" } else { "down:" };
+            lines.push(Line::Fault(format!("{subject} {state} {example}{others}")));
         }
         lines
     }
@@ -118,7 +127,7 @@ impl Announcements {
 
 enum Line {
     Up(String),
-    Down(String),
+    Fault(String),
 }
 
 fn neighbours_full(ipv6: bool) -> String {
@@ -151,7 +160,8 @@ mod tests {
     use super::*;
 
     fn down(explanation: &str) -> Announcement {
-        Announcement::Down {
+        Announcement::Fault {
+            is_up: false,
             reason: DownReason::NoAnswer,
             device: Some("eth0".to_owned()),
             explanation: explanation.to_owned(),
@@ -162,7 +172,7 @@ mod tests {
         let lines = announcements.take_lines().into_iter();
         lines
             .map(|line| match line {
-                Line::Up(text) | Line::Down(text) => text,
+                Line::Up(text) | Line::Fault(text) => text,
             })
             .collect()
     }

@@ -39,7 +39,7 @@ pub struct Tunnel {
     /// Since when it is up or down, as RFC 3339 says, but no longer than the daemon runs.
     #[serde(default)]
     pub since: Option<String>,
-    /// Why it is down.
+    /// Why it is down, or nothing comes back.
     #[serde(default)]
     pub reason: Option<DownReason>,
     /// The reason in words, and what to do.
@@ -371,10 +371,12 @@ words! {
         /// It does not.
         Down = "down",
     }
-    /// Why a tunnel is down.
+    /// Why a tunnel is down, or nothing comes back through it.
     DownReason {
         /// No route leads to the remote.
         NoRoute = "no_route",
+        /// The host has no such address as `local`.
+        LocalMissing = "local_missing",
         /// The route leads over a device that is no underlay.
         NoUnderlay = "no_underlay",
         /// The underlay device is switched off or has no carrier.

@@ -6,6 +6,7 @@ use gre_tests::gateway::Gateway;
 use gre_tests::gre::Tunnel;
 use gre_tests::scenario::{NETWORK, Office, TUNNEL};
 use gre_tests::wait;
+use gre_tests::wire::Wire;
 
 /// More remotes on one link than the neighbour tables of all namespaces together have room for by default
 /// (`gc_thresh3`, 1024) are resolved nevertheless, and the kernel's table goes back to what it was.
@@ -57,6 +58,98 @@ fn more_remotes_on_a_link_than_the_neighbour_table_has_room_for_come_up() {
     gateway.kill();
     gateway.cli_ok(&["detach"]);
     assert_eq!(kept(), 0);
+}
+
+/// A local address that the host has not is told, and stops nothing that works.
+#[test]
+fn a_local_address_that_the_host_has_not_is_told_of() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let running = Office::new(false, |tunnel| tunnel.with_key(1001)).start();
+    let (gateway, namespace) = (&running.gateway, &running.office.namespace);
+    namespace.sh("ip addr add 203.0.113.9/32 dev u0");
+    namespace.sh("ip route add 198.51.100.2/32 dev u0");
+    namespace.sh("ip addr del 198.51.100.1/24 dev u0");
+    let reason = || gateway.show_one("tunnel", TUNNEL)["reason"].clone();
+    wait::expect("the reason is known", || reason() == "local_missing");
+    let text = "the host has no address 198.51.100.1";
+    wait::expect("the log says it", || gateway.log().contains(text));
+    let mut site = Wire::open(&running.office.underlay.site);
+    let machine = Wire::open(&running.office.machine.end);
+    machine.send(&running.office.frame_to_branch(b"sent nevertheless"));
+    site.before(b"sent nevertheless");
+    namespace.sh("ip addr add 198.51.100.1/24 dev u0");
+    wait::expect("all is well again", || reason().is_null());
+    running.expect_reachable(false);
+}
+
+/// The `mtu` of a route lowers that of the tunnels that follow it, and no others.
+#[test]
+fn the_mtu_of_a_route_lowers_that_of_its_tunnels() {
+    if !can_use_namespaces() {
+        return;
+    }
+    for outer_ipv6 in [false, true] {
+        let running = Office::new(outer_ipv6, |tunnel| tunnel.with_key(1001)).start();
+        let (gateway, office) = (&running.gateway, &running.office);
+        let overhead = office.tunnel.overhead() as u64;
+        let mtu = || gateway.show_one("tunnel", TUNNEL)["mtu"].as_u64().unwrap();
+        assert_eq!(mtu(), 1500 - overhead);
+        let route = format!(
+            "{} dev u0 mtu 1300",
+            office.underlay.site_address(outer_ipv6)
+        );
+        office.namespace.sh(&format!("ip route add {route}"));
+        wait::expect("the MTU is lower", || mtu() == 1300 - overhead);
+        let before = gateway.traffic("tunnel", TUNNEL);
+        let payload = vec![0; 1301 - overhead as usize - 28];
+        Wire::open(&office.machine.end).send(&office.frame_to_branch(&payload));
+        office.machine.barrier();
+        let after = gateway.traffic("tunnel", TUNNEL);
+        assert_eq!(after.dropped("exceeds_tunnel_mtu"), 1, "{after:?}");
+        assert_eq!(after.tx_packets, before.tx_packets);
+        office.namespace.sh(&format!("ip route del {route}"));
+        wait::expect("the MTU is that of the device again", || {
+            mtu() == 1500 - overhead
+        });
+    }
+}
+
+/// Policy rules that select GRE lead tunnels over another table, though the kernel takes no question about GRE.
+#[test]
+fn a_policy_rule_for_gre_is_respected() {
+    if !can_use_namespaces() {
+        return;
+    }
+    for outer_ipv6 in [false, true] {
+        let running = Office::new(outer_ipv6, |tunnel| tunnel.with_key(1001)).start();
+        let (gateway, office) = (&running.gateway, &running.office);
+        let (family, router) = if outer_ipv6 {
+            ("-6", "2001:db8::77")
+        } else {
+            ("-4", "198.51.100.77")
+        };
+        office.underlay.site.add_address(router);
+        let site = office.underlay.site_address(outer_ipv6);
+        for step in [
+            format!("ip {family} route add {site} via {router} dev u0 mtu 1320 table 77"),
+            format!("ip {family} rule add ipproto udp table 78 priority 98"),
+            format!("ip {family} rule add ipproto gre table 77 priority 99"),
+        ] {
+            office.namespace.sh(&step);
+        }
+        let overhead = office.tunnel.overhead() as u64;
+        let mtu = || gateway.show_one("tunnel", TUNNEL)["mtu"].as_u64().unwrap();
+        wait::expect("the tunnel follows table 77", || mtu() == 1320 - overhead);
+        wait::expect("its router is resolved", || {
+            office.namespace.sh("ip neigh show").contains(router)
+        });
+        running.expect_reachable(false);
+        let rule = format!("ip {family} rule del ipproto gre table 77 priority 99");
+        office.namespace.sh(&rule);
+        wait::expect("it follows the main table", || mtu() == 1500 - overhead);
+    }
 }
 
 /// `show tunnel` and the log tell why a tunnel is down, and since when.

@@ -16,6 +16,7 @@ mod value;
 use std::path::{Path, PathBuf};
 
 pub use diagnostic::{Diagnostic, Diagnostics, FlatDiagnostic, Place, Related, Severity, Source};
+pub(crate) use model::overhead;
 pub use model::{
     Config, Gateway, Keys, Network, NextHop, Peering, Port, Route, Tenant, Tos, Ttl, Tunnel,
     TunnelRoute, Underlay, Weight, WeightedTunnel, XdpMode,

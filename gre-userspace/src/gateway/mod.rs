@@ -75,6 +75,7 @@ struct Stale {
     everything: bool,
     devices: bool,
     all_routes: bool,
+    addresses: bool,
     routes: Vec<IpNet>,
 }
 
@@ -193,6 +194,10 @@ impl Gateway {
             }
             Notification::Routes(Some(prefix)) => self.stale.add_route(prefix),
             Notification::Routes(None) => self.stale.all_routes = true,
+            Notification::Addresses => {
+                self.stale.addresses = true;
+                self.stale.all_routes = true;
+            }
             Notification::Overrun => self.stale.everything = true,
         }
         true
@@ -206,6 +211,9 @@ impl Gateway {
         }
         if stale.everything || stale.devices {
             self.follow_devices().await;
+        }
+        if stale.everything || stale.addresses {
+            self.read_addresses().await;
         }
         let adjacencies = &self.live.adjacencies;
         let all = stale.everything || stale.all_routes || stale.devices;
@@ -324,6 +332,7 @@ impl Gateway {
         let unknown = self.live.announce(desired);
         self.open_underlays(&desired.interfaces);
         self.look_up(unknown).await;
+        self.read_addresses().await;
         let before: BTreeSet<IfIndex> = self.live.state.interfaces.keys().copied().collect();
         let result = self.live.transition(desired, Instant::now());
         self.warn_of_the_host(&before);

@@ -12,8 +12,9 @@ use gre_common::id::{IfIndex, MacAddress};
 use super::Gateway;
 use crate::adjacency::{Confirm, Finding, Task, Underlay, UnderlayDevice, Way};
 use crate::error::Error;
-use crate::netlink::{Hop, Kept, KernelNeighbour, Netlink};
+use crate::netlink::{Hop, Kept, KernelNeighbour, Netlink, Route};
 use crate::plan::Interface;
+use crate::policy::Policy;
 use crate::solicitation::Solicitation;
 
 /// Questions to the kernel under way at one time.
@@ -24,9 +25,19 @@ const MANY_HOPS: usize = 16;
 impl Gateway {
     /// Looks ways up in the kernel's routing tables, and the neighbours that turn out to be new.
     pub(super) async fn look_up(&mut self, ways: Vec<Way>) {
+        let policies = self.policies(&ways).await;
+        let policy = |way: Way| policies[usize::from(way.remote.is_ipv6())].as_ref();
+        let (askable, unanswered): (Vec<_>, Vec<_>) =
+            ways.into_iter().partition(|way| policy(*way).is_some());
+        for way in unanswered {
+            self.live.adjacencies.set_unanswered(way);
+        }
         let netlink = &self.netlink;
-        let found: Vec<(Way, Result<Option<Hop>, Error>)> = futures_util::stream::iter(ways)
-            .map(async |way| (way, netlink.route(way.local, way.remote).await))
+        let questions = askable
+            .into_iter()
+            .filter_map(|way| policy(way).map(|policy| (way, policy)));
+        let found: Vec<(Way, Result<Option<Route>, Error>)> = futures_util::stream::iter(questions)
+            .map(async |(way, policy)| (way, netlink.route(way, policy).await))
             .buffer_unordered(LOOK_UPS)
             .collect()
             .await;
@@ -35,11 +46,9 @@ impl Gateway {
         let mut new_hops = Vec::new();
         for (way, answer) in found {
             match answer {
-                Ok(hop) => {
-                    if hop.is_none() {
-                        tracing::debug!("no route from {} to {}", way.local, way.remote);
-                    }
-                    new_hops.extend(adjacencies.set_route(way, hop, now));
+                Ok(route) => {
+                    new_hops.extend(adjacencies.set_route(way, route.map(|route| route.hop), now));
+                    adjacencies.set_mtu(way, route.and_then(|route| route.mtu));
                 }
                 Err(error) => {
                     tracing::warn!("{:#}; asking again", anyhow::Error::from(error));
@@ -48,6 +57,31 @@ impl Gateway {
             }
         }
         self.read_neighbours(new_hops).await;
+    }
+
+    /// The rules of IPv4 and IPv6 that concern GRE, as far as ways of the family are asked for; `None`: nothing is known.
+    async fn policies(&self, ways: &[Way]) -> [Option<Policy>; 2] {
+        let mut policies = [None, None];
+        for (policy, ipv6) in policies.iter_mut().zip([false, true]) {
+            if ways.iter().any(|way| way.remote.is_ipv6() == ipv6) {
+                *policy = match self.netlink.policy(ipv6).await {
+                    Ok(policy) => Some(policy),
+                    Err(error) => {
+                        tracing::warn!("{:#}; asking again", anyhow::Error::from(error));
+                        None
+                    }
+                };
+            }
+        }
+        policies
+    }
+
+    /// Compares the tunnels' own ends with the host's addresses.
+    pub(super) async fn read_addresses(&mut self) {
+        match self.netlink.addresses().await {
+            Ok(addresses) => self.live.adjacencies.set_addresses(addresses),
+            Err(error) => tracing::warn!("{:#}", anyhow::Error::from(error)),
+        }
     }
 
     /// Compares next hops with the kernel's neighbour entries.
