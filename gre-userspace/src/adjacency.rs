@@ -46,6 +46,8 @@ pub enum Underlay {
     Ready(UnderlayDevice),
     /// The device is switched off or has no carrier.
     Down,
+    /// Somebody has taken the program off, so that no answer would be received.
+    Bare,
 }
 
 /// An underlay device that carries the program.
@@ -461,6 +463,7 @@ impl Adjacencies {
         match self.devices.get(&hop.device) {
             None => return Some(DownReason::NoUnderlay),
             Some(Underlay::Down) => return Some(DownReason::DeviceDown),
+            Some(Underlay::Bare) => return Some(DownReason::NoProgram),
             Some(Underlay::Ready(_)) => {}
         }
         match (state.mac, state.finding) {

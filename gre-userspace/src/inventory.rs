@@ -14,6 +14,7 @@ use gre_common::verdict::DropReason;
 use crate::adjacency::Way;
 use crate::config::{self, Config, Name, Spanned};
 use crate::gateway::Gateway;
+use crate::netlink::Link;
 use crate::outage;
 use crate::plan::{self, Desired};
 use crate::report::{
@@ -421,11 +422,28 @@ impl Gateway {
             mac: link.and_then(|link| link.mac),
             mtu: link.map(|link| u16::try_from(link.mtu).unwrap_or(u16::MAX)),
             state: up(link.is_some_and(|link| self.carries(link.index))),
+            explanation: self.device_fault(name, link),
             mode: link.and_then(|link| self.live.plane.attach_mode(link.index)),
             program: link.and_then(|link| Some(link.program?.id)),
             redirect: link.is_some_and(|link| self.live.plane.maps.redirects_to(link.index)),
             drops,
         }
+    }
+
+    /// Why a device carries nothing.
+    fn device_fault(&self, name: &str, link: Option<&Link>) -> Option<String> {
+        let Some(link) = link else {
+            return Some(format!(
+                "there is no device {name}: create it, or name another"
+            ));
+        };
+        if let Some(reason) = self.lost.get(&link.index) {
+            return Some(reason.clone());
+        }
+        if self.live.plane.attach_mode(link.index).is_none() {
+            return Some("the program is not attached: the log says why".to_owned());
+        }
+        (!link.up).then(|| format!("`ip link set {name} up`, or see to its carrier"))
     }
 
     /// Whether the device is up and carries the program.

@@ -175,6 +175,20 @@ impl Netlink {
         Ok(links.iter().filter_map(link).collect())
     }
 
+    /// One device; `None` if there is none.
+    pub async fn link(&self, index: IfIndex) -> Result<Option<Link>> {
+        let mut message = LinkMessage::default();
+        message.header.index = index.0;
+        let mask = vec![LinkExtentMask::SkipStats];
+        message.attributes.push(LinkAttribute::ExtMask(mask));
+        match self.ask(RouteNetlinkMessage::GetLink(message)).await {
+            Ok(RouteNetlinkMessage::NewLink(message)) => Ok(link(&message)),
+            Ok(_) => Ok(None),
+            Err(refusal) if errno(&refusal) == Some(libc::ENODEV) => Ok(None),
+            Err(source) => Err(Error::netlink(format!("look up device {index}"), source)),
+        }
+    }
+
     /// All entries of the neighbour tables.
     pub async fn neighbours(&self) -> Result<Vec<KernelNeighbour>> {
         let neighbours: Vec<NeighbourMessage> = self

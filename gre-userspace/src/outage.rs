@@ -38,6 +38,9 @@ pub(crate) fn explanation(
         DownReason::DeviceDown => {
             format!("{device} is down: `ip link set {device} up`, or see to its carrier")
         }
+        DownReason::NoProgram => {
+            format!("the program is not on {device}: `gregw show device {device}` tells why")
+        }
         DownReason::Unresolved => format!("{hop} has been asked for on {device}, no answer yet"),
         DownReason::NoAnswer => format!(
             "{hop} does not answer on {device}: is it up, on this link, and not kept from answering by a filter?"

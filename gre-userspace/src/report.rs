@@ -277,6 +277,9 @@ pub struct Device {
     pub mtu: Option<u16>,
     /// Up while it exists, is up and carries the program.
     pub state: State,
+    /// Why it is down, and what to do.
+    #[serde(default)]
+    pub explanation: Option<String>,
     /// How the program is attached; `None`: it is not.
     pub mode: Option<AttachMode>,
     /// Kernel id of the attached program.
@@ -381,6 +384,8 @@ words! {
         NoUnderlay = "no_underlay",
         /// The underlay device is switched off or has no carrier.
         DeviceDown = "device_down",
+        /// The underlay device is without the program.
+        NoProgram = "no_program",
         /// The next hop has been asked for and may still answer.
         Unresolved = "unresolved",
         /// The next hop does not answer.

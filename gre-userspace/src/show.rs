@@ -256,8 +256,18 @@ impl Row for DropCounter {
 
 impl Row for Device {
     const COLUMNS: &[&str] = &[
-        "NAME", ">INDEX", "ROLES", "LOCAL", "MAC", ">MTU", "STATE", "MODE", ">PROGRAM", "REDIRECT",
+        "NAME",
+        ">INDEX",
+        "ROLES",
+        "LOCAL",
+        "MAC",
+        ">MTU",
+        "STATE",
+        "MODE",
+        ">PROGRAM",
+        "REDIRECT",
         ">DROPPED",
+        "EXPLANATION",
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -273,6 +283,7 @@ impl Row for Device {
             or_dash(self.program),
             if self.redirect { "yes" } else { "no" }.to_owned(),
             total(&self.drops).to_string(),
+            or_dash(self.explanation.as_ref()),
         ]
     }
 }

@@ -1,8 +1,11 @@
 //! Tier 3: the kernel around the gateway: what it knows of the underlay, what it has room for, and what others do to it.
 
+use nix::sys::signal::Signal;
+
+use gre_tests::bpf::Attachment;
 use gre_tests::can_use_namespaces;
 use gre_tests::configuration as toml;
-use gre_tests::gateway::Gateway;
+use gre_tests::gateway::{Gateway, describe};
 use gre_tests::gre::Tunnel;
 use gre_tests::scenario::{NETWORK, Office, TUNNEL};
 use gre_tests::wait;
@@ -150,6 +153,66 @@ fn a_policy_rule_for_gre_is_respected() {
         office.namespace.sh(&rule);
         wait::expect("it follows the main table", || mtu() == 1500 - overhead);
     }
+}
+
+/// A program that somebody takes off by force is put back, unless another one has taken its place.
+#[test]
+fn a_program_that_somebody_detaches_by_force_is_put_back() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let running = Office::new(false, |tunnel| tunnel.with_key(1001)).start();
+    let (gateway, office) = (&running.gateway, &running.office);
+    let index = office.namespace.interface_index("u0");
+    let link = gateway.pins().join(format!("links/{index}"));
+    let detach = || {
+        let line = format!("bpftool link detach pinned {}", link.display());
+        office.namespace.sh(&line);
+    };
+    detach();
+    wait::expect("the log tells", || {
+        gateway
+            .log()
+            .contains("u0: somebody had taken the program off; it has been put back")
+    });
+    running.expect_reachable(false);
+    assert_eq!(gateway.show_one("device", "u0")["mode"], "native");
+
+    gateway.signal(Signal::SIGSTOP);
+    detach();
+    let other = office
+        .namespace
+        .run(|| Attachment::xdp_pass(index))
+        .unwrap();
+    gateway.signal(Signal::SIGCONT);
+    let device = || gateway.show_one("device", "u0");
+    wait::expect("the device is down", || device()["state"] == "down");
+    let shown = device();
+    let explanation = shown["explanation"].as_str().unwrap_or_default();
+    let id = shown["program"].to_string();
+    assert!(explanation.contains(&format!("id {id}")), "{shown}");
+    assert!(shown["mode"].is_null(), "{shown}");
+    assert_eq!(gateway.show_one("tunnel", TUNNEL)["reason"], "no_program");
+    drop(other);
+    wait::expect("the device is up", || device()["state"] == "up");
+    running.expect_reachable(false);
+    let told = gateway.log().matches("cannot be put back").count();
+    assert_eq!(told, 1, "{}", gateway.log());
+}
+
+/// Where another gregw holds a device, the advice names its instance.
+#[test]
+fn a_device_of_another_gateway_is_named_with_its_instance() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let office = Office::new(false, |tunnel| tunnel.with_key(1001));
+    let holder = Gateway::start(&office.namespace, &office.configuration());
+    let output = Gateway::start_refused(&office.namespace, &office.configuration());
+    let message = describe(&output);
+    assert_eq!(output.status.code(), Some(5), "{message}");
+    let advice = format!("`gregw --instance {} detach`", holder.instance());
+    assert!(message.contains(&advice), "{message}");
 }
 
 /// `show tunnel` and the log tell why a tunnel is down, and since when.

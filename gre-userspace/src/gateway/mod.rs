@@ -3,6 +3,7 @@
 //! Driven by the event loop in `daemon`, one call at a time. Holds: a reload that fails leaves everything as it was;
 //! what the data plane is told to do is complete before the first packet meets it.
 
+mod guard;
 mod underlay;
 
 pub(crate) use underlay::release_all_on;
@@ -67,6 +68,10 @@ pub struct Gateway {
     /// What of the running configuration, or of the last daemon's, binds the next one.
     standing: Standing,
     stale: Stale,
+    /// Devices that somebody has taken the program off, and why it cannot be put back.
+    pub(crate) lost: BTreeMap<IfIndex, String>,
+    /// Rounds since the devices were last looked at.
+    rounds: u32,
 }
 
 /// What the kernel's notifications have put in question.
@@ -126,6 +131,8 @@ impl Gateway {
             planned_for: Devices::new(),
             told_of_drops: Cell::new(false),
             stale: Stale::default(),
+            lost: BTreeMap::new(),
+            rounds: 0,
         };
         gateway.set_links(links);
         match gateway.bring_up(config).await {
@@ -211,6 +218,7 @@ impl Gateway {
         }
         if stale.everything || stale.devices {
             self.follow_devices().await;
+            self.check_programs().await;
         }
         if stale.everything || stale.addresses {
             self.read_addresses().await;
@@ -264,6 +272,7 @@ impl Gateway {
         self.live.write_adjacencies();
         self.release_neighbours().await;
         self.live.announcements.log();
+        self.watch_programs().await;
     }
 
     async fn bring_up(&mut self, config: Config) -> Result<(), Failure> {
@@ -339,6 +348,9 @@ impl Gateway {
         let interfaces = self.live.state.interfaces.clone();
         self.open_underlays(&interfaces);
         self.live.write_adjacencies();
+        let interfaces = &self.live.state.interfaces;
+        self.lost
+            .retain(|device, _| interfaces.contains_key(device));
         result
     }
 

@@ -220,6 +220,9 @@ impl Gateway {
                 if !link.up {
                     return Underlay::Down;
                 }
+                if self.lost.contains_key(index) {
+                    return Underlay::Bare;
+                }
                 Underlay::Ready(UnderlayDevice {
                     mac,
                     mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),

@@ -50,7 +50,7 @@ fn lines_can_be_cut_at_spaces() {
     assert_cells_hold_no_spaces(&sample::routes(), 0);
     assert_cells_hold_no_spaces(&sample::neighbours(), 0);
     assert_cells_hold_no_spaces(&sample::drops(), 1);
-    assert_cells_hold_no_spaces(&sample::devices(), 0);
+    assert_cells_hold_no_spaces(&sample::devices(), 1);
 }
 
 /// Holds for all cells but the last `free` of a line.
