@@ -1,6 +1,7 @@
 //! gregw as a library.
 
 pub mod adjacency;
+pub mod announcement;
 pub mod api;
 pub mod apply;
 pub mod capability;

@@ -1,13 +1,17 @@
 //! Tier 3: the kernel around the gateway: what it knows of the underlay, what it has room for, and what others do to it.
 
+use std::net::IpAddr;
+
 use nix::sys::signal::Signal;
 
 use gre_tests::bpf::Attachment;
 use gre_tests::can_use_namespaces;
 use gre_tests::configuration as toml;
+use gre_tests::frames::ADVERTISEMENT;
 use gre_tests::gateway::{Gateway, describe};
 use gre_tests::gre::Tunnel;
-use gre_tests::scenario::{NETWORK, Office, TUNNEL};
+use gre_tests::link::{Mac, next_mac};
+use gre_tests::scenario::{NETWORK, Office, TUNNEL, router_address};
 use gre_tests::wait;
 use gre_tests::wire::Wire;
 
@@ -213,6 +217,64 @@ fn a_device_of_another_gateway_is_named_with_its_instance() {
     assert_eq!(output.status.code(), Some(5), "{message}");
     let advice = format!("`gregw --instance {} detach`", holder.instance());
     assert!(message.contains(&advice), "{message}");
+}
+
+/// The gateway's addresses on a port are announced at start, at a take-over, and when the device gets another MAC.
+#[test]
+fn addresses_on_ports_are_announced_at_start_take_over_and_mac_change() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let office = Office::new(false, |tunnel| tunnel.with_key(1001));
+    let mut wire = Wire::open(&office.machine.end);
+    let mut expect = |mac: Mac, what: &str| {
+        let [v4, v6] = [false, true].map(router_address);
+        let (mut arps, mut advertisements) = (0, 0);
+        wire.expect(what, |frame| {
+            arps += u32::from(is_arp_announcement(frame, mac, v4));
+            advertisements += u32::from(is_unsolicited_advertisement(frame, mac, v6));
+            (arps >= 3 && advertisements >= 3).then_some(())
+        });
+    };
+    let mut gateway = Gateway::start(&office.namespace, &office.configuration());
+    let mut end = office.machine.gateway.clone();
+    expect(end.mac, "three announcements of each at the start");
+    gateway.stop();
+    gateway.run();
+    expect(end.mac, "three of each after a take-over");
+    end.set_mac(next_mac());
+    expect(end.mac, "three of each with the new MAC");
+}
+
+/// RFC 5227 §3: an ARP request for the sender's own address.
+fn is_arp_announcement(frame: &[u8], mac: Mac, address: IpAddr) -> bool {
+    let IpAddr::V4(address) = address else {
+        return false;
+    };
+    let expected = [
+        &[0xff; 6][..],
+        &mac,
+        &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1],
+        &mac,
+        &address.octets(),
+        &[0; 6],
+        &address.octets(),
+    ];
+    frame.starts_with(&expected.concat())
+}
+
+/// RFC 4861 §7.2.6: an advertisement to all nodes, not solicited, with the target's link-layer address.
+fn is_unsolicited_advertisement(frame: &[u8], mac: Mac, address: IpAddr) -> bool {
+    let IpAddr::V6(address) = address else {
+        return false;
+    };
+    let ethernet = [&[0x33, 0x33, 0, 0, 0, 1][..], &mac, &[0x86, 0xdd]].concat();
+    frame.len() == 86
+        && frame.starts_with(&ethernet)
+        && frame[54] == ADVERTISEMENT
+        && frame[58] & 0x40 == 0
+        && frame[62..78] == address.octets()
+        && frame[80..] == mac
 }
 
 /// `show tunnel` and the log tell why a tunnel is down, and since when.

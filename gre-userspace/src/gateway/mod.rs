@@ -3,6 +3,7 @@
 //! Driven by the event loop in `daemon`, one call at a time. Holds: a reload that fails leaves everything as it was;
 //! what the data plane is told to do is complete before the first packet meets it.
 
+mod announce;
 mod guard;
 mod underlay;
 
@@ -18,6 +19,7 @@ use gre_common::id::IfIndex;
 use gre_common::limits;
 use ipnet::IpNet;
 
+use crate::announcement::Schedule;
 use crate::apply::Live;
 use crate::config::{
     Config, DeviceName, Diagnostics, Severity, Spanned, Standing, check_transition,
@@ -72,6 +74,8 @@ pub struct Gateway {
     pub(crate) lost: BTreeMap<IfIndex, String>,
     /// Rounds since the devices were last looked at.
     rounds: u32,
+    /// Ports whose addresses are still to be announced.
+    schedule: Schedule,
 }
 
 /// What the kernel's notifications have put in question.
@@ -133,6 +137,7 @@ impl Gateway {
             stale: Stale::default(),
             lost: BTreeMap::new(),
             rounds: 0,
+            schedule: Schedule::default(),
         };
         gateway.set_links(links);
         match gateway.bring_up(config).await {
@@ -273,6 +278,7 @@ impl Gateway {
         self.release_neighbours().await;
         self.live.announcements.log();
         self.watch_programs().await;
+        self.announce();
     }
 
     async fn bring_up(&mut self, config: Config) -> Result<(), Failure> {
@@ -342,9 +348,11 @@ impl Gateway {
         self.open_underlays(&desired.interfaces);
         self.look_up(unknown).await;
         self.read_addresses().await;
+        let ports = self.live.state.ports.clone();
         let before: BTreeSet<IfIndex> = self.live.state.interfaces.keys().copied().collect();
         let result = self.live.transition(desired, Instant::now());
         self.warn_of_the_host(&before);
+        self.begin_announcements(&ports);
         let interfaces = self.live.state.interfaces.clone();
         self.open_underlays(&interfaces);
         self.live.write_adjacencies();
