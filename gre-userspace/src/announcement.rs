@@ -1,8 +1,9 @@
 //! When the gateway announces its addresses on ports, unasked: three times, a second apart (RFC 5227 §2.3, RFC 4861
 //! §7.2.6), after a port has appeared, been taken over, or got another layer-2 address.
 //!
-//! Machines and switches that still know an earlier holder of an address learn the new one by that. Pure: the clock
-//! comes in; `solicitation` makes the frames.
+//! Machines and switches that still know an earlier holder of an address learn the new one by that. The groups that the
+//! gateway listens to are reported with that, and again and again later: no query is waited for, and switches forget
+//! who is silent for some minutes. Pure: the clock comes in; `solicitation` and `listener_report` make the frames.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -13,15 +14,27 @@ use gre_common::id::PortId;
 const TIMES: u8 = 3;
 /// Time between two of them.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// Time between two reports of groups: several in the least time that switches are likely to remember them for.
+const REPORT_INTERVAL: Duration = Duration::from_secs(20);
 /// Most ports in one round; the others have their turn in the next ones.
 const ROUND_LIMIT: usize = 256;
 
-/// The ports whose addresses are still to be announced.
+/// What is to be told on a port now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// Addresses and groups.
+    Announcement(PortId),
+    /// Groups only.
+    Report(PortId),
+}
+
+/// What is still to be told on each port.
 #[derive(Debug, Default)]
 pub struct Schedule(BTreeMap<PortId, Turn>);
 
 #[derive(Clone, Copy, Debug)]
 struct Turn {
+    /// Announcements that are left.
     left: u8,
     next: Instant,
 }
@@ -36,25 +49,35 @@ impl Schedule {
         self.0.insert(port, turn);
     }
 
-    /// The ports that are to be announced now. One that cannot be (`is_ready`) waits until it can.
-    pub fn due(&mut self, now: Instant, is_ready: impl Fn(PortId) -> bool) -> Vec<PortId> {
+    /// What is to be told now. A port on which that is not possible (`is_ready`) waits until it is.
+    pub fn due(&mut self, now: Instant, is_ready: impl Fn(PortId) -> bool) -> Vec<Due> {
         let due = self.0.iter_mut();
-        let due: Vec<PortId> = due
-            .filter(|(port, turn)| turn.next <= now && is_ready(**port))
+        due.filter(|(port, turn)| turn.next <= now && is_ready(**port))
             .take(ROUND_LIMIT)
-            .map(|(port, turn)| {
-                turn.left -= 1;
-                turn.next = now + INTERVAL;
-                *port
-            })
-            .collect();
-        self.0.retain(|_, turn| turn.left > 0);
-        due
+            .map(|(port, turn)| turn.take(*port, now))
+            .collect()
     }
 
     /// Forgets ports that are no more.
     pub fn retain(&mut self, exists: impl Fn(PortId) -> bool) {
         self.0.retain(|port, _| exists(*port));
+    }
+}
+
+impl Turn {
+    fn take(&mut self, port: PortId, now: Instant) -> Due {
+        if self.left == 0 {
+            self.next = now + REPORT_INTERVAL;
+            return Due::Report(port);
+        }
+        self.left -= 1;
+        self.next = now
+            + if self.left > 0 {
+                INTERVAL
+            } else {
+                REPORT_INTERVAL
+            };
+        Due::Announcement(port)
     }
 }
 
@@ -69,7 +92,7 @@ mod tests {
         rounds
             .filter(|after| {
                 let now = from + Duration::from_millis(*after);
-                schedule.due(now, |_| is_ready) == [PORT]
+                schedule.due(now, |_| is_ready) == [Due::Announcement(PORT)]
             })
             .collect()
     }
@@ -84,12 +107,25 @@ mod tests {
     }
 
     #[test]
+    fn groups_are_reported_as_long_as_the_port_is_there() {
+        let now = Instant::now();
+        let mut schedule = Schedule::default();
+        schedule.begin(PORT, now);
+        assert_eq!(times(&mut schedule, now, true).len(), 3);
+        for minute in 1..9 {
+            let now = now + Duration::from_secs(60 * minute);
+            assert_eq!(schedule.due(now, |_| true), [Due::Report(PORT)]);
+            assert!(schedule.due(now + INTERVAL, |_| true).is_empty());
+        }
+    }
+
+    #[test]
     fn a_port_whose_device_is_down_is_announced_when_it_comes_up_and_begins_anew_when_it_changes() {
         let now = Instant::now();
         let mut schedule = Schedule::default();
         schedule.begin(PORT, now);
         assert!(times(&mut schedule, now, false).is_empty());
-        assert_eq!(schedule.due(now, |_| true), [PORT]);
+        assert_eq!(schedule.due(now, |_| true), [Due::Announcement(PORT)]);
         schedule.begin(PORT, now);
         assert_eq!(times(&mut schedule, now, true).len(), 3);
         schedule.begin(PORT, now);

@@ -25,6 +25,7 @@ use crate::gateway::{Gateway, ROUND_INTERVAL, release_all_on};
 use crate::instance::Instance;
 use crate::kernel;
 use crate::metrics;
+use crate::multicast;
 use crate::netlink::{self, Notifications};
 use crate::pace::Pace;
 use crate::request::{Document, Request, Requests};
@@ -67,6 +68,7 @@ pub fn detach(instance: &Instance, patience: Duration) -> Result<bool, Failure> 
             release_all_on(&netlink, &devices).await;
             Ok::<_, Error>(())
         })?;
+        multicast::synchronise(std::iter::empty(), &devices);
     }
     Ok(dataplane::remove_leftovers(instance, lock)?)
 }

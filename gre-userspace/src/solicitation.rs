@@ -31,7 +31,7 @@ const ON_LINK: u8 = 255;
 /// The multicast address of all nodes on the link (RFC 4291 §2.7.1).
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 /// Its layer-2 address (RFC 2464 §7).
-const ALL_NODES_MAC: MacAddress = MacAddress([0x33, 0x33, 0, 0, 0, 1]);
+pub(crate) const ALL_NODES_MAC: MacAddress = MacAddress([0x33, 0x33, 0, 0, 0, 1]);
 
 /// Who has `target`, and who wants to know?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +91,7 @@ impl Solicitor {
     pub fn ask(&self, solicitation: &Solicitation) -> io::Result<()> {
         let mut memory = [0; SliceFrame::HEADROOM + LIMIT];
         let frame = frame(&mut memory, solicitation).ok_or(io::ErrorKind::InvalidInput)?;
-        self.send(solicitation.device, &frame)
+        self.send(solicitation.device, frame.bytes())
     }
 
     /// Tells it once to everybody on the link.
@@ -99,11 +99,11 @@ impl Solicitor {
         let mut memory = [0; SliceFrame::HEADROOM + LIMIT];
         let frame = announcement_frame(&mut memory, announcement);
         let frame = frame.ok_or(io::ErrorKind::InvalidInput)?;
-        self.send(announcement.device, &frame)
+        self.send(announcement.device, frame.bytes())
     }
 
-    fn send(&self, device: IfIndex, frame: &SliceFrame<'_>) -> io::Result<()> {
-        let bytes = frame.bytes();
+    /// Sends a frame as it stands.
+    pub(crate) fn send(&self, device: IfIndex, bytes: &[u8]) -> io::Result<()> {
         let address = libc::sockaddr_ll {
             sll_family: libc::AF_PACKET as u16,
             sll_protocol: 0,
@@ -284,13 +284,13 @@ fn arp_request(mac: MacAddress, source: Ipv4Addr, target: Ipv4Addr) -> arp::ArpH
 }
 
 /// The solicited-node multicast address (RFC 4291 §2.7.1).
-fn solicited_node(target: Ipv6Addr) -> Ipv6Addr {
+pub(crate) fn solicited_node(target: Ipv6Addr) -> Ipv6Addr {
     let [.., a, b, c] = target.octets();
     Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c])
 }
 
 /// Its layer-2 multicast address (RFC 2464 §7).
-fn solicited_node_mac(target: Ipv6Addr) -> MacAddress {
+pub(crate) fn solicited_node_mac(target: Ipv6Addr) -> MacAddress {
     let [.., a, b, c] = target.octets();
     MacAddress([0x33, 0x33, 0xff, a, b, c])
 }

@@ -10,8 +10,9 @@ use gre_tests::configuration as toml;
 use gre_tests::frames::ADVERTISEMENT;
 use gre_tests::gateway::{Gateway, describe};
 use gre_tests::gre::Tunnel;
-use gre_tests::link::{Mac, next_mac};
-use gre_tests::scenario::{NETWORK, Office, TUNNEL, router_address};
+use gre_tests::link::{Mac, Veth, next_mac};
+use gre_tests::netns::Namespace;
+use gre_tests::scenario::{ADDRESS_SPACE, NETWORK, Office, PORT, ROUTERS, TUNNEL, router_address};
 use gre_tests::wait;
 use gre_tests::wire::Wire;
 
@@ -275,6 +276,69 @@ fn is_unsolicited_advertisement(frame: &[u8], mac: Mac, address: IpAddr) -> bool
         && frame[58] & 0x40 == 0
         && frame[62..78] == address.octets()
         && frame[80..] == mac
+}
+
+/// On a macvlan, which passes on only the groups that somebody has joined, IPv6 machines find the gateway; `detach` leaves
+/// no group behind.
+#[test]
+fn ipv6_machines_find_the_gateway_on_a_macvlan() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let (namespace, machine) = (Namespace::new("gateway"), Namespace::new("machine"));
+    let link = Veth::new((&namespace, "parent"), (&machine, "eth0"));
+    namespace.sh("ip link add link parent name vms type macvlan mode bridge");
+    // As the manual says: the host has no IPv6 there, so that it joins nothing.
+    namespace.sysctl("ipv6/conf/vms/disable_ipv6", "1");
+    namespace.sh("ip link set vms up");
+    link.far.add_address("fd00:10:30::4/64");
+    let mut gateway = Gateway::start(&namespace, &port_only());
+    let router = router_address(true);
+    machine.expect_pings(router, 3, 64, "");
+    let groups = || namespace.sh("ip maddr show dev vms");
+    assert!(groups().contains("33:33:ff:00:00:01"), "{}", groups());
+    gateway.kill();
+    gateway.cli_ok(&["detach"]);
+    assert!(!groups().contains("33:33:ff:00:00:01"), "{}", groups());
+}
+
+/// A bridge that snoops, and has a querier, passes solicitations to the gateway, because that reports its groups.
+#[test]
+fn ipv6_machines_find_the_gateway_behind_a_snooping_bridge() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let (namespace, machine) = (Namespace::new("gateway"), Namespace::new("machine"));
+    let switch = Namespace::new("switch");
+    let options = "mcast_snooping 1 mcast_query_response_interval 0 mcast_querier 1";
+    switch.sh(&format!("ip link add switch type bridge {options}"));
+    switch.sh("ip link set switch up");
+    let near = Veth::new((&namespace, "vms"), (&switch, "p0"));
+    let far = Veth::new((&machine, "eth0"), (&switch, "p1"));
+    let _program = near.far.face_gateway();
+    for port in ["p0", "p1"] {
+        switch.sh(&format!("ip link set {port} master switch"));
+    }
+    namespace.sysctl("ipv6/conf/vms/disable_ipv6", "1");
+    far.near.add_address("fd00:10:30::4/64");
+    let _gateway = Gateway::start(&namespace, &port_only());
+    wait::expect("the bridge knows the group", || {
+        let groups = switch.sh("bridge mdb show");
+        groups
+            .lines()
+            .any(|line| line.contains("port p0") && line.contains("ff02::1:ff00:1 "))
+    });
+    machine.expect_pings(router_address(true), 3, 64, "");
+}
+
+/// A gateway with nothing but a port.
+fn port_only() -> String {
+    [
+        toml::gateway(),
+        toml::tenant_with_network(NETWORK, &ADDRESS_SPACE),
+        toml::port(NETWORK, PORT, None, &ROUTERS),
+    ]
+    .concat()
 }
 
 /// `show tunnel` and the log tell why a tunnel is down, and since when.

@@ -1,14 +1,17 @@
 //! Announces the gateway's addresses on ports: after a start, a take-over, and where a port or its layer-2 address has
-//! changed.
+//! changed; and has the groups of its IPv6 addresses received and reported there.
 //!
 //! `announcement` knows when, `solicitation` how. A frame that cannot be sent is like one that is lost on the way.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use gre_common::id::PortId;
+use gre_common::id::{IfIndex, PortId};
 
 use super::Gateway;
+use crate::announcement::Due;
+use crate::listener_report;
+use crate::multicast;
 use crate::plan::Port;
 use crate::solicitation::Announcement;
 
@@ -23,6 +26,8 @@ impl Gateway {
             }
         }
         self.schedule.retain(|id| ports.contains_key(&id));
+        let devices: Vec<IfIndex> = before.values().map(|port| port.device).collect();
+        multicast::synchronise(ports.values(), &devices);
     }
 
     /// Announces what is due.
@@ -33,19 +38,38 @@ impl Gateway {
             let link = port.and_then(|port| links.get(&port.device));
             link.is_some_and(|link| link.up)
         };
-        for id in self.schedule.due(Instant::now(), is_up) {
+        for due in self.schedule.due(Instant::now(), is_up) {
+            let (Due::Announcement(id) | Due::Report(id)) = due;
             let Some(port) = ports.get(&id) else { continue };
-            for address in &port.address {
-                let announcement = Announcement {
-                    device: port.device,
-                    vlan: port.vlan.unwrap_or_default(),
-                    mac: port.mac,
-                    address: address.addr(),
-                };
-                if let Err(error) = self.solicitor.announce(&announcement) {
-                    tracing::debug!("cannot announce {}: {error}", announcement.address);
-                }
+            if due == Due::Announcement(id) {
+                self.announce_addresses(port);
             }
+            self.report_groups(port);
+        }
+    }
+
+    fn announce_addresses(&self, port: &Port) {
+        for address in &port.address {
+            let announcement = Announcement {
+                device: port.device,
+                vlan: port.vlan.unwrap_or_default(),
+                mac: port.mac,
+                address: address.addr(),
+            };
+            if let Err(error) = self.solicitor.announce(&announcement) {
+                tracing::debug!("cannot announce {}: {error}", announcement.address);
+            }
+        }
+    }
+
+    fn report_groups(&self, port: &Port) {
+        let groups = multicast::groups(port);
+        if groups.is_empty() {
+            return;
+        }
+        let frame = listener_report::frame(port.mac, port.vlan.unwrap_or_default(), &groups);
+        if let Err(error) = self.solicitor.send(port.device, &frame) {
+            tracing::debug!("{}: cannot report groups: {error}", port.name);
         }
     }
 }

@@ -29,6 +29,7 @@ use crate::error::Error;
 use crate::failure::Failure;
 use crate::host_stack;
 use crate::instance::Instance;
+use crate::multicast;
 use crate::neighbour::{Question, ROUND};
 use crate::netlink::{Link, Netlink, Notification};
 use crate::peering::States;
@@ -173,6 +174,8 @@ impl Gateway {
             self.live.adjacencies.remove_tunnel(*tunnel, now);
         }
         self.release_neighbours().await;
+        let devices: Vec<IfIndex> = self.live.state.interfaces.keys().copied().collect();
+        multicast::synchronise(std::iter::empty(), &devices);
         self.live.plane.remove()?;
         Remembered::remove(&self.instance)?;
         Ok(())
