@@ -256,7 +256,7 @@ impl Gateway {
         let maps = &mut self.plane.get_mut().maps;
         let next_hop = AdjacencyId(Scale::remote(number));
         maps.set_adjacency(next_hop, adjacency);
-        maps.set_tunnel(tunnel_id(number), tunnel.entry(next_hop));
+        maps.set_tunnel(tunnel_id(number), tunnel.entry(next_hop, None));
         let key = demux.key().context("a tunnel between two families")?;
         maps.set_demux(key, Some(tunnel_id(number)))?;
         Ok(())

@@ -16,6 +16,7 @@ use ipnet::IpNet;
 
 use crate::id_pool::IdPool;
 use crate::netlink::{Hop, KernelNeighbour};
+use crate::report::DownReason;
 
 /// The adjacency of tunnels that no route leads to: its entry stays zero.
 pub const UNREACHABLE: AdjacencyId = AdjacencyId(0);
@@ -38,6 +39,17 @@ pub struct Way {
     pub remote: IpAddr,
 }
 
+/// What packets to a next hop on an underlay device meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Underlay {
+    /// They can be sent.
+    Ready(UnderlayDevice),
+    /// The device is switched off or has no carrier.
+    Down,
+    /// Somebody has taken the program off, so that no answer would be received.
+    Bare,
+}
+
 /// An underlay device that carries the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnderlayDevice {
@@ -54,9 +66,15 @@ pub struct Adjacencies {
     tunnels: HashMap<TunnelId, Way>,
     hops: BTreeMap<Hop, HopState>,
     by_id: HashMap<AdjacencyId, Hop>,
-    devices: HashMap<IfIndex, UnderlayDevice>,
+    devices: HashMap<IfIndex, Underlay>,
     ids: IdPool,
     changes: Changes,
+    /// Ends that packets may have come to reach, or no longer reach, or for another reason.
+    unjudged: BTreeSet<Way>,
+    /// Next hops that nothing leads to any more, and that the kernel is to be told about.
+    released: BTreeSet<Hop>,
+    /// The host's own addresses, once they are known.
+    addresses: Option<BTreeSet<IpAddr>>,
     /// Ends whose route the kernel gave no answer about.
     unanswered: BTreeSet<Way>,
     /// Where the next round of probes begins.
@@ -72,6 +90,31 @@ pub struct Changes {
     pub tunnels: BTreeSet<TunnelId>,
 }
 
+/// Something about a way that the operator is told once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct News {
+    /// The ends.
+    pub way: Way,
+    /// The next hop; `None` while no route leads to the remote.
+    pub hop: Option<Hop>,
+    /// Whether packets can be sent.
+    pub is_up: bool,
+    /// Why they cannot, or why none come back; `None`: all is well again.
+    pub reason: Option<DownReason>,
+}
+
+/// What the kernel has come to about a next hop whose layer-2 address it does not know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Finding {
+    /// Nothing yet.
+    #[default]
+    Open,
+    /// Nobody answers.
+    Silent,
+    /// It has no room for an entry.
+    TableFull,
+}
+
 /// What is known of a tunnel's way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status {
@@ -81,6 +124,12 @@ pub struct Status {
     pub hop: Option<Hop>,
     /// Its layer-2 address, if packets can be sent.
     pub mac: Option<MacAddress>,
+    /// Greatest IP packet that the route states, in bytes.
+    pub mtu: Option<u32>,
+    /// Why packets cannot be sent, or why none come back.
+    pub reason: Option<DownReason>,
+    /// Since when packets can be sent, or cannot.
+    pub since: Option<Instant>,
 }
 
 /// Something to do about a next hop.
@@ -106,14 +155,21 @@ pub struct Confirm {
 struct WayState {
     tunnels: BTreeSet<TunnelId>,
     hop: Option<Hop>,
+    /// Greatest IP packet that the route states, in bytes.
+    mtu: Option<u32>,
     /// It is kept though no tunnel may use it.
     held: bool,
+    /// Whether packets could be sent when it was last judged, and since when that has been so.
+    judged: Option<(bool, Instant)>,
+    /// What the operator was last told.
+    told: Option<DownReason>,
 }
 
 #[derive(Debug)]
 struct HopState {
     id: AdjacencyId,
     mac: Option<MacAddress>,
+    finding: Finding,
     ways: BTreeSet<Way>,
     /// When it was last asked, or became known.
     asked: Instant,
@@ -131,6 +187,9 @@ impl Default for Adjacencies {
             devices: HashMap::new(),
             ids: IdPool::new(UNREACHABLE.0 + 1, limits::ADJACENCIES as u32),
             changes: Changes::default(),
+            unjudged: BTreeSet::new(),
+            released: BTreeSet::new(),
+            addresses: None,
             unanswered: BTreeSet::new(),
             cursor: None,
         }
@@ -172,6 +231,7 @@ impl Adjacencies {
         let unknown = !self.ways.contains_key(&way);
         self.ways.entry(way).or_default().tunnels.insert(tunnel);
         self.changes.tunnels.insert(tunnel);
+        self.unjudged.insert(way);
         unknown
     }
 
@@ -198,9 +258,30 @@ impl Adjacencies {
         }
         let old = std::mem::replace(&mut state.hop, hop);
         self.changes.tunnels.extend(&state.tunnels);
+        self.unjudged.insert(way);
         let is_new = hop.is_some_and(|hop| self.join(way, hop, now));
         self.leave(way, old, now);
         hop.filter(|_| is_new)
+    }
+
+    /// Notes the greatest IP packet that the route between these ends states.
+    pub fn set_mtu(&mut self, way: Way, mtu: Option<u32>) {
+        if let Some(state) = self.ways.get_mut(&way)
+            && state.mtu != mtu
+        {
+            state.mtu = mtu;
+            self.changes.tunnels.extend(&state.tunnels);
+        }
+    }
+
+    /// Notes the host's own addresses.
+    pub fn set_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
+        let before = self.addresses.replace(addresses);
+        let ways = self.ways.keys().copied();
+        self.unjudged.extend(ways.filter(|way| {
+            let was_missing = is_missing(before.as_ref(), way.local);
+            was_missing != is_missing(self.addresses.as_ref(), way.local)
+        }));
     }
 
     /// Notes that the kernel gave no answer about the route between these ends: what is known of it stays, and
@@ -224,6 +305,10 @@ impl Adjacencies {
         if state.mac == mac {
             return false;
         }
+        if state.mac.is_some() != mac.is_some() {
+            state.finding = Finding::Open;
+            self.unjudged.extend(&state.ways);
+        }
         state.mac = mac;
         state.missed = 0;
         if mac.is_none() {
@@ -233,21 +318,32 @@ impl Adjacencies {
         true
     }
 
-    /// Notes an underlay device, or (`None`) that packets cannot be sent there.
-    pub fn set_device(&mut self, index: IfIndex, device: Option<UnderlayDevice>) {
+    /// Notes what the kernel has come to about a next hop that it cannot resolve.
+    pub fn set_finding(&mut self, hop: Hop, finding: Finding) {
+        if let Some(state) = self.hops.get_mut(&hop)
+            && state.mac.is_none()
+            && state.finding != finding
+        {
+            state.finding = finding;
+            self.unjudged.extend(&state.ways);
+        }
+    }
+
+    /// Notes an underlay device; `None`: the device is none.
+    pub fn set_device(&mut self, index: IfIndex, device: Option<Underlay>) {
         let old = match device {
             Some(device) => self.devices.insert(index, device),
             None => self.devices.remove(&index),
         };
         if old != device {
-            let concerned = self.hops.iter().filter(|(hop, _)| hop.device == index);
-            self.changes
-                .entries
-                .extend(concerned.map(|(_, state)| state.id));
+            for (_, state) in self.hops.iter().filter(|(hop, _)| hop.device == index) {
+                self.changes.entries.insert(state.id);
+                self.unjudged.extend(&state.ways);
+            }
         }
     }
 
-    /// The underlay devices that packets can be sent on.
+    /// The underlay devices.
     pub fn devices(&self) -> Vec<IfIndex> {
         self.devices.keys().copied().collect()
     }
@@ -284,18 +380,97 @@ impl Adjacencies {
 
     /// What is known of a tunnel's way.
     pub fn status(&self, tunnel: TunnelId) -> Status {
-        let hop = self
-            .tunnels
-            .get(&tunnel)
-            .and_then(|way| self.ways.get(way)?.hop);
-        let state = hop.and_then(|hop| self.hops.get(&hop));
+        let way = self.tunnels.get(&tunnel);
+        let state = way.and_then(|way| self.ways.get(way));
+        let hop = state.and_then(|state| state.hop);
+        let outage = way.map_or(Some(DownReason::Unresolved), |way| self.outage(*way));
+        let found = hop.and_then(|hop| self.hops.get(&hop));
         Status {
-            id: state.map_or(UNREACHABLE, |state| state.id),
+            id: found.map_or(UNREACHABLE, |found| found.id),
             hop,
-            mac: state
-                .zip(hop)
-                .filter(|(_, hop)| self.devices.contains_key(&hop.device))
-                .and_then(|(state, _)| state.mac),
+            mac: found
+                .filter(|_| outage.is_none())
+                .and_then(|found| found.mac),
+            mtu: state.and_then(|state| state.mtu),
+            reason: way.map_or(outage, |way| self.reason(*way)),
+            since: state.and_then(|state| Some(state.judged?.1)),
+        }
+    }
+
+    /// Judges the ways that something has changed about, and returns what the operator has not been told yet.
+    pub fn take_news(&mut self, now: Instant) -> Vec<News> {
+        let mut news = Vec::new();
+        for way in std::mem::take(&mut self.unjudged) {
+            let (is_up, reason) = (self.outage(way).is_none(), self.reason(way));
+            let Some(state) = self.ways.get_mut(&way) else {
+                continue;
+            };
+            if state.tunnels.is_empty() {
+                continue;
+            }
+            if state.judged.is_none_or(|(was_up, _)| was_up != is_up) {
+                state.judged = Some((is_up, now));
+            }
+            // That the kernel has only just asked is soon told otherwise.
+            if state.told != reason && reason != Some(DownReason::Unresolved) {
+                state.told = reason;
+                let hop = state.hop;
+                news.push(News {
+                    way,
+                    hop,
+                    is_up,
+                    reason,
+                });
+            }
+        }
+        news
+    }
+
+    /// The tunnels between two ends.
+    pub fn tunnels_between(&self, way: Way) -> impl Iterator<Item = TunnelId> {
+        let state = self.ways.get(&way).into_iter();
+        state.flat_map(|state| state.tunnels.iter().copied())
+    }
+
+    /// Next hops that nothing leads to any more since the last call.
+    pub fn take_released(&mut self) -> Vec<Hop> {
+        let released = std::mem::take(&mut self.released).into_iter();
+        released
+            .filter(|hop| !self.hops.contains_key(hop))
+            .collect()
+    }
+
+    /// What the operator is to know: that `local` is missing explains all else.
+    fn reason(&self, way: Way) -> Option<DownReason> {
+        if is_missing(self.addresses.as_ref(), way.local) {
+            return Some(DownReason::LocalMissing);
+        }
+        self.outage(way)
+    }
+
+    /// Why packets cannot be sent to a remote; `None`: they can.
+    fn outage(&self, way: Way) -> Option<DownReason> {
+        let Some(hop) = self.ways.get(&way).and_then(|state| state.hop) else {
+            return Some(if self.unanswered.contains(&way) {
+                DownReason::Unresolved
+            } else {
+                DownReason::NoRoute
+            });
+        };
+        let Some(state) = self.hops.get(&hop) else {
+            return Some(DownReason::NextHopsFull);
+        };
+        match self.devices.get(&hop.device) {
+            None => return Some(DownReason::NoUnderlay),
+            Some(Underlay::Down) => return Some(DownReason::DeviceDown),
+            Some(Underlay::Bare) => return Some(DownReason::NoProgram),
+            Some(Underlay::Ready(_)) => {}
+        }
+        match (state.mac, state.finding) {
+            (Some(_), _) => None,
+            (None, Finding::Open) => Some(DownReason::Unresolved),
+            (None, Finding::Silent) => Some(DownReason::NoAnswer),
+            (None, Finding::TableFull) => Some(DownReason::NeighboursFull),
         }
     }
 
@@ -303,7 +478,9 @@ impl Adjacencies {
     pub fn entry(&self, id: AdjacencyId) -> AdjacencyEntry {
         let known = self.by_id.get(&id).and_then(|hop| {
             let state = self.hops.get(hop)?;
-            let device = self.devices.get(&hop.device)?;
+            let Underlay::Ready(device) = self.devices.get(&hop.device)? else {
+                return None;
+            };
             Some(AdjacencyEntry {
                 device: hop.device,
                 addresses: LinkAddresses::new(&state.mac.unwrap_or_default(), &device.mac),
@@ -373,6 +550,7 @@ impl Adjacencies {
             let hop = state.hop;
             self.ways.remove(&way);
             self.unanswered.remove(&way);
+            self.unjudged.remove(&way);
             self.leave(way, hop, now);
         }
     }
@@ -410,6 +588,7 @@ impl Adjacencies {
         let state = HopState {
             id,
             mac: None,
+            finding: Finding::Open,
             ways: BTreeSet::from([way]),
             asked: now,
             missed: 0,
@@ -433,8 +612,14 @@ impl Adjacencies {
             self.by_id.remove(&id);
             self.changes.entries.insert(id);
             self.ids.release(id.0, now);
+            self.released.insert(hop);
         }
     }
+}
+
+/// Whether the host certainly has no such address.
+fn is_missing(addresses: Option<&BTreeSet<IpAddr>>, local: IpAddr) -> bool {
+    addresses.is_some_and(|addresses| !addresses.contains(&local))
 }
 
 impl Task {
@@ -456,6 +641,7 @@ impl Hop {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::Kept;
 
     const ETH0: IfIndex = IfIndex(2);
     const MAC: MacAddress = MacAddress([2, 0, 0, 0, 0, 1]);
@@ -480,10 +666,10 @@ mod tests {
         let mut adjacencies = Adjacencies::default();
         adjacencies.set_device(
             ETH0,
-            Some(UnderlayDevice {
+            Some(Underlay::Ready(UnderlayDevice {
                 mac: MAC,
                 mtu: 1500,
-            }),
+            })),
         );
         for last in 0..tunnels {
             assert!(adjacencies.insert_tunnel(TunnelId(last.into()), way(last), now));
@@ -600,6 +786,86 @@ mod tests {
     }
 
     #[test]
+    fn each_reason_is_told_once_with_the_time_of_the_first() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut adjacencies = behind_one_router(1, start);
+        let reasons = |adjacencies: &mut Adjacencies, now| {
+            let news = adjacencies.take_news(now).into_iter();
+            news.map(|news| news.reason).collect::<Vec<_>>()
+        };
+        assert!(reasons(&mut adjacencies, start).is_empty(), "it is up");
+        assert_eq!(adjacencies.status(TunnelId(0)).since, Some(start));
+
+        let down = start + second;
+        adjacencies.set_neighbour(router(254), None, down);
+        assert!(
+            reasons(&mut adjacencies, down).is_empty(),
+            "it is asked for"
+        );
+        adjacencies.set_finding(router(254), Finding::Silent);
+        let told = reasons(&mut adjacencies, down + second);
+        assert_eq!(told, [Some(DownReason::NoAnswer)]);
+        adjacencies.set_device(ETH0, Some(Underlay::Down));
+        adjacencies.set_device(ETH0, None);
+        adjacencies.set_device(ETH0, None);
+        let told = reasons(&mut adjacencies, down + second * 2);
+        assert_eq!(told, [Some(DownReason::NoUnderlay)]);
+        adjacencies.set_route(way(0), None, down);
+        let told = reasons(&mut adjacencies, down + second * 3);
+        assert_eq!(told, [Some(DownReason::NoRoute)]);
+        assert!(reasons(&mut adjacencies, down + second * 4).is_empty());
+        let status = adjacencies.status(TunnelId(0));
+        assert_eq!(status.since, Some(down));
+        assert_eq!(status.reason, Some(DownReason::NoRoute));
+    }
+
+    #[test]
+    fn a_local_address_that_the_host_has_not_is_told_and_stops_nothing() {
+        let now = Instant::now();
+        let mut adjacencies = behind_one_router(1, now);
+        adjacencies.take_news(now);
+        adjacencies.set_addresses(BTreeSet::from([way(0).local]));
+        assert!(adjacencies.take_news(now).is_empty());
+        adjacencies.set_addresses(BTreeSet::new());
+        let [news] = adjacencies.take_news(now)[..] else {
+            panic!("one thing is new")
+        };
+        assert!(news.is_up);
+        assert_eq!(news.reason, Some(DownReason::LocalMissing));
+        let status = adjacencies.status(TunnelId(0));
+        assert_eq!(status.mac, Some(ROUTER));
+        assert_eq!(status.reason, Some(DownReason::LocalMissing));
+    }
+
+    #[test]
+    fn the_mtu_of_a_route_concerns_its_tunnels_only() {
+        let now = Instant::now();
+        let mut adjacencies = behind_one_router(2, now);
+        adjacencies.set_mtu(way(1), Some(1400));
+        let changes = adjacencies.take_changes();
+        assert_eq!(changes.tunnels, BTreeSet::from([TunnelId(1)]));
+        assert!(changes.entries.is_empty());
+        assert_eq!(adjacencies.status(TunnelId(1)).mtu, Some(1400));
+        adjacencies.set_mtu(way(1), Some(1400));
+        assert_eq!(adjacencies.take_changes(), Changes::default());
+    }
+
+    #[test]
+    fn next_hops_that_nothing_leads_to_any_more_are_released_once() {
+        let now = Instant::now();
+        let mut adjacencies = behind_one_router(2, now);
+        adjacencies.set_route(way(0), None, now);
+        assert!(adjacencies.take_released().is_empty());
+        adjacencies.set_route(way(1), None, now);
+        adjacencies.set_route(way(1), Some(router(254)), now);
+        assert!(adjacencies.take_released().is_empty(), "it is used again");
+        adjacencies.remove_tunnel(TunnelId(1), now);
+        assert_eq!(adjacencies.take_released(), [router(254)]);
+        assert!(adjacencies.take_released().is_empty());
+    }
+
+    #[test]
     fn unresolved_next_hops_are_asked_for_once_a_second() {
         let now = Instant::now();
         let mut adjacencies = behind_one_router(1, now);
@@ -622,6 +888,8 @@ mod tests {
                 hop: router(254),
                 mac: Some(ROUTER),
                 unconfirmed: Some(since),
+                failed: false,
+                kept: Kept::ByUs,
             })
         };
         let now = now + round;
@@ -649,6 +917,8 @@ mod tests {
                 hop: router(254),
                 mac: Some(ROUTER),
                 unconfirmed: Some(turn - Duration::from_millis(1)),
+                failed: false,
+                kept: Kept::ByUs,
             };
             let question = adjacencies.heard(router(254), Some(answered), now);
             assert_eq!(question, Some(Some(ROUTER)));

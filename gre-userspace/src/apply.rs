@@ -19,6 +19,7 @@ use crate::dataplane::{self, DataPlane};
 use crate::error::Result;
 use crate::liveness::Liveness;
 use crate::neighbour::{Action, Neighbours, Question};
+use crate::outage::{self, Announcement, Announcements};
 use crate::plan::{Change, Desired, Group, NextHop, Port, Route, Tunnel, diff};
 
 /// What runs.
@@ -43,6 +44,8 @@ pub struct Live {
     references: BTreeMap<(NetworkId, IpNet), NeighbourId>,
     /// What groups have been told of their members.
     liveness: Liveness,
+    /// What the log has not told of tunnels yet.
+    pub(crate) announcements: Announcements,
 }
 
 impl Live {
@@ -63,6 +66,7 @@ impl Live {
             questions: Vec::new(),
             references: BTreeMap::new(),
             liveness: Liveness::default(),
+            announcements: Announcements::default(),
         }
     }
 
@@ -126,14 +130,43 @@ impl Live {
         }
         for id in changes.tunnels {
             if let Some(tunnel) = self.state.tunnels.get(&id) {
-                let adjacency = self.adjacencies.status(id).id;
-                self.plane.maps.set_tunnel(id, tunnel.entry(adjacency));
+                let status = self.adjacencies.status(id);
+                let entry = tunnel.entry(status.id, status.mtu);
+                self.plane.maps.set_tunnel(id, entry);
             }
         }
         for (id, entry) in unused {
             self.plane.maps.set_adjacency(id, entry);
         }
         self.set_liveness(alive, true);
+        self.collect_news();
+    }
+
+    /// Notes which tunnels have gone down, and why, and which have come up again.
+    fn collect_news(&mut self) {
+        for news in self.adjacencies.take_news(Instant::now()) {
+            let device = news.hop.and_then(|hop| self.device_names.get(&hop.device));
+            let announcement = match news.reason {
+                None => Announcement::Up,
+                Some(reason) => Announcement::Fault {
+                    is_up: news.is_up,
+                    reason,
+                    device: device.cloned(),
+                    explanation: outage::explanation(
+                        reason,
+                        news.way,
+                        news.hop,
+                        device.map(String::as_str),
+                    ),
+                },
+            };
+            for tunnel in self.adjacencies.tunnels_between(news.way) {
+                if let Some(tunnel) = self.state.tunnels.get(&tunnel) {
+                    self.announcements
+                        .add(tunnel.name.clone(), announcement.clone());
+                }
+            }
+        }
     }
 
     /// The tunnels that changes of next hops may have brought to life, and those that they may have killed.
@@ -310,8 +343,9 @@ impl Live {
         // Entries that it may need now are written before it, and it goes to its new ends and next hop at once.
         self.state.apply(&Change::SetTunnel(id, tunnel.clone()));
         self.write_adjacencies();
-        let adjacency = self.adjacencies.status(id).id;
-        self.plane.maps.set_tunnel(id, tunnel.entry(adjacency));
+        let status = self.adjacencies.status(id);
+        let entry = tunnel.entry(status.id, status.mtu);
+        self.plane.maps.set_tunnel(id, entry);
     }
 
     fn remove_tunnel(&mut self, id: TunnelId, now: Instant) {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use aya::maps::{MapData, RingBuf};
 use sd_notify::NotifyState;
 use tokio::io::unix::AsyncFd;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -21,10 +22,11 @@ use crate::dataplane::{self, Streams};
 use crate::descriptors;
 use crate::error::Error;
 use crate::failure::{ExitCode, Failure};
-use crate::gateway::{Gateway, ROUND_INTERVAL};
+use crate::gateway::{Gateway, ROUND_INTERVAL, release_all_on};
 use crate::instance::Instance;
 use crate::kernel;
 use crate::metrics;
+use crate::multicast;
 use crate::netlink::{self, Notifications};
 use crate::pace::Pace;
 use crate::request::{Document, Request, Requests};
@@ -63,15 +65,27 @@ pub fn detach(instance: &Instance, patience: Duration) -> Result<bool, Failure> 
     let lock = instance.lock_within(patience)?;
     // The links of all devices are open for a moment.
     descriptors::room_for_devices()?;
+    let devices = dataplane::devices_left(instance)?;
+    if !devices.is_empty() {
+        runtime()?.block_on(async {
+            let (netlink, _notifications) = netlink::connect()?;
+            release_all_on(&netlink, &devices).await;
+            Ok::<_, Error>(())
+        })?;
+        multicast::synchronise(std::iter::empty(), &devices);
+    }
     Ok(dataplane::remove_leftovers(instance, lock)?)
 }
 
-fn run_locked(instance: Instance, file: PathBuf, config: Config) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+fn runtime() -> Result<Runtime, Error> {
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|source| Error::system("start the event loop", source))?;
-    runtime.block_on(async {
+        .map_err(|source| Error::system("start the event loop", source))
+}
+
+fn run_locked(instance: Instance, file: PathBuf, config: Config) -> Result<(), Failure> {
+    runtime()?.block_on(async {
         let (daemon, gateway) = Daemon::start(instance, file, config).await?;
         daemon.serve(gateway).await
     })
@@ -216,7 +230,7 @@ impl Daemon {
         drop(streams);
         let result = match step {
             Step::Detach(reply) => {
-                let result = gateway.detach();
+                let result = gateway.detach().await;
                 tracing::info!("detached");
                 // Whoever asked may have gone.
                 let _ = reply.send(result.clone());

@@ -39,6 +39,17 @@ pub enum Error {
         /// Name of the program; `<unknown>` where the kernel does not tell.
         name: String,
     },
+    /// Another gateway holds a device.
+    #[error(
+        "device {device} already carries the program of another gregw, instance {instance}: `gregw --instance {instance} \
+         detach` takes it off; or take the device out of one of the two configurations"
+    )]
+    DeviceTaken {
+        /// The device.
+        device: String,
+        /// Its instance.
+        instance: String,
+    },
     /// The card takes VLAN tags out of the frames of a device that has tagged ports.
     #[error(
         "device {device} takes VLAN tags out of frames before gregw sees them, so that its ports could not be told \
@@ -163,7 +174,9 @@ impl Error {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::MissingCapability { .. } => ExitCode::MissingCapability,
-            Self::DeviceBusy { .. } | Self::InstanceBusy { .. } => ExitCode::Busy,
+            Self::DeviceBusy { .. } | Self::DeviceTaken { .. } | Self::InstanceBusy { .. } => {
+                ExitCode::Busy
+            }
             Self::OldKernel { .. }
             | Self::ProgramRefused { .. }
             | Self::MissingKernelFeature { .. } => ExitCode::MissingKernelFeature,

@@ -4,14 +4,18 @@
 //! too; counters are read from the maps for each question.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::{Instant, SystemTime};
 
 use gre_common::counters::{Direction, DropKey, Owner, Stats};
 use gre_common::id::{GroupId, IfIndex, NetworkId, PortId, TunnelId};
 use gre_common::limits;
 use gre_common::verdict::DropReason;
 
+use crate::adjacency::Way;
 use crate::config::{self, Config, Name, Spanned};
 use crate::gateway::Gateway;
+use crate::netlink::Link;
+use crate::outage;
 use crate::plan::{self, Desired};
 use crate::report::{
     self, Adjacency, Device, DropCounter, DropsByReason, Neighbour, Network, OwnerKind, Peering,
@@ -382,6 +386,11 @@ impl Gateway {
             .map(|id| self.live.adjacencies.status(id));
         let mac = status.and_then(|status| status.mac);
         let hop = status.and_then(|status| status.hop);
+        let reason = status.and_then(|status| status.reason);
+        let way = Way {
+            local: *tunnel.local.get_ref(),
+            remote: *tunnel.remote.get_ref(),
+        };
         let device = hop.and_then(|hop| self.links.get(&hop.device));
         let (rx, tx, drops) = self.traffic(id.map(Owner::Tunnel), drops);
         Tunnel {
@@ -393,7 +402,14 @@ impl Gateway {
             receive_key: tunnel.keys.receive.map(|key| key.0),
             transmit_key: tunnel.keys.transmit.map(|key| key.0),
             state: up(mac.is_some()),
-            mtu: planned.map_or(0, |planned| planned.mtu),
+            since: status.and_then(|status| Some(timestamp(status.since?))),
+            reason,
+            explanation: reason.map(|reason| {
+                outage::explanation(reason, way, hop, device.map(|link| link.name.as_str()))
+            }),
+            mtu: planned.map_or(0, |planned| {
+                planned.mtu_over(status.and_then(|status| status.mtu))
+            }),
             adjacency: Adjacency {
                 device: device.map(|link| link.name.clone()),
                 mac,
@@ -499,11 +515,28 @@ impl Gateway {
             mac: link.and_then(|link| link.mac),
             mtu: link.map(|link| u16::try_from(link.mtu).unwrap_or(u16::MAX)),
             state: up(link.is_some_and(|link| self.carries(link.index))),
+            explanation: self.device_fault(name, link),
             mode: link.and_then(|link| self.live.plane.attach_mode(link.index)),
             program: link.and_then(|link| Some(link.program?.id)),
             redirect: link.is_some_and(|link| self.live.plane.maps.redirects_to(link.index)),
             drops,
         }
+    }
+
+    /// Why a device carries nothing.
+    fn device_fault(&self, name: &str, link: Option<&Link>) -> Option<String> {
+        let Some(link) = link else {
+            return Some(format!(
+                "there is no device {name}: create it, or name another"
+            ));
+        };
+        if let Some(reason) = self.lost.get(&link.index) {
+            return Some(reason.clone());
+        }
+        if self.live.plane.attach_mode(link.index).is_none() {
+            return Some("the program is not attached: the log says why".to_owned());
+        }
+        (!link.up).then(|| format!("`ip link set {name} up`, or see to its carrier"))
     }
 
     /// Whether the device is up and carries the program.
@@ -662,6 +695,12 @@ pub(crate) fn tunnel_name(state: &Desired, id: TunnelId) -> String {
 
 fn up(condition: bool) -> State {
     if condition { State::Up } else { State::Down }
+}
+
+/// A moment of the past by the clock on the wall, as RFC 3339 says.
+fn timestamp(moment: Instant) -> String {
+    let time = SystemTime::now().checked_sub(moment.elapsed());
+    humantime::format_rfc3339_seconds(time.unwrap_or(SystemTime::UNIX_EPOCH)).to_string()
 }
 
 fn resolution(known: bool) -> Resolution {

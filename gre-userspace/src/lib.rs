@@ -1,6 +1,7 @@
 //! gregw as a library.
 
 pub mod adjacency;
+pub mod announcement;
 pub mod api;
 pub mod apply;
 pub mod capability;
@@ -21,14 +22,18 @@ mod id_pool;
 pub mod instance;
 mod inventory;
 pub mod kernel;
+mod listener_report;
 pub mod liveness;
 pub mod metrics;
+mod multicast;
 pub mod neighbour;
 pub mod netlink;
 pub mod object;
+mod outage;
 mod pace;
 pub mod peering;
 pub mod plan;
+pub mod policy;
 mod remembered;
 pub mod report;
 pub mod request;

@@ -3,7 +3,8 @@
 //! The daemon asks through [`Netlink`] and is told of changes through [`Notifications`]; both run on the current tokio
 //! runtime. Two sockets, so that a burst of notifications never crowds out an answer.
 
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use futures_util::{Stream, StreamExt, TryStreamExt};
 use gre_common::id::{IfIndex, MacAddress};
 use ipnet::IpNet;
 use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
     InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
     LinkXdp, XdpAttached,
@@ -19,15 +21,22 @@ use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteProtocol, RouteType,
+    RouteVia,
 };
-use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
+use rtnetlink::packet_route::{AddressFamily, IpProtocol, RouteNetlinkMessage};
+use rtnetlink::{Handle, IpVersion, MulticastGroup, RouteMessageBuilder};
 
+use crate::adjacency::Way;
 use crate::error::{Error, Result};
+use crate::policy::{self, Policy};
 
 /// `USER_HZ`: the unit of times in `NDA_CACHEINFO` is 1/100 s on every architecture that Rust's Linux targets name.
 const TICK: Duration = Duration::from_millis(10);
+
+/// `NDA_PROTOCOL` of the neighbour entries that gregw has the kernel keep: nobody else's by the kernel's list.
+const KEEPER: RouteProtocol = RouteProtocol::Other(103);
 
 /// Opens both sockets and serves them on the current runtime.
 ///
@@ -96,6 +105,15 @@ pub struct Hop {
     pub address: IpAddr,
 }
 
+/// A way to a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The next hop.
+    pub hop: Hop,
+    /// Greatest IP packet that the route states, in bytes (`ip route … mtu`).
+    pub mtu: Option<u32>,
+}
+
 /// An entry of the kernel's neighbour tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KernelNeighbour {
@@ -105,6 +123,22 @@ pub struct KernelNeighbour {
     pub mac: Option<MacAddress>,
     /// Time since the neighbour was last heard of; `None` for entries made by hand.
     pub unconfirmed: Option<Duration>,
+    /// The kernel has asked for it in vain.
+    pub failed: bool,
+    /// Who has the kernel keep the entry.
+    pub kept: Kept,
+}
+
+/// Who has the kernel keep a neighbour entry however full its table is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kept {
+    /// Nobody: the kernel may throw it away.
+    #[default]
+    No,
+    /// gregw.
+    ByUs,
+    /// Somebody else.
+    ByOthers,
 }
 
 /// Something changed.
@@ -118,6 +152,8 @@ pub enum Notification {
     Neighbour(KernelNeighbour),
     /// Packets to these destinations may take another way; `None`: all.
     Routes(Option<IpNet>),
+    /// The host has got or lost an address, which may change ways, too.
+    Addresses,
     /// The kernel had more to tell than it could keep: everything must be asked for again.
     Overrun,
 }
@@ -137,6 +173,20 @@ impl Netlink {
             .await
             .map_err(|source| Error::netlink("list devices", source))?;
         Ok(links.iter().filter_map(link).collect())
+    }
+
+    /// One device; `None` if there is none.
+    pub async fn link(&self, index: IfIndex) -> Result<Option<Link>> {
+        let mut message = LinkMessage::default();
+        message.header.index = index.0;
+        let mask = vec![LinkExtentMask::SkipStats];
+        message.attributes.push(LinkAttribute::ExtMask(mask));
+        match self.ask(RouteNetlinkMessage::GetLink(message)).await {
+            Ok(RouteNetlinkMessage::NewLink(message)) => Ok(link(&message)),
+            Ok(_) => Ok(None),
+            Err(refusal) if errno(&refusal) == Some(libc::ENODEV) => Ok(None),
+            Err(source) => Err(Error::netlink(format!("look up device {index}"), source)),
+        }
     }
 
     /// All entries of the neighbour tables.
@@ -167,24 +217,71 @@ impl Netlink {
         }
     }
 
-    /// Makes the kernel find out the neighbour's layer-2 address, as if it had a packet for it (`NTF_USE`).
+    /// Makes the kernel find out the neighbour's layer-2 address, as if it had a packet for it (`NTF_USE`), and keep
+    /// the entry (`NTF_EXT_LEARNED`): neither does it count towards `gc_thresh3`, which all namespaces share, nor is it
+    /// thrown away. What the entry says is found out like that of any other.
     pub async fn resolve(&self, hop: Hop) -> Result<()> {
-        self.handle
-            .neighbours()
-            .add(hop.device.0, hop.address)
-            .state(NeighbourState::None)
-            .flags(NeighbourFlags::Use)
-            .replace()
-            .execute()
+        let flags = NeighbourFlags::Use | NeighbourFlags::ExtLearned;
+        self.use_neighbour(hop, flags)
             .await
             .map_err(|source| Error::netlink(format!("resolve {}", hop.address), source))
     }
 
-    /// Where packets from `local` to `remote` go; `None` while no route leads there.
+    /// Whether [`Netlink::resolve`] was refused because the kernel's neighbour table is full.
+    pub fn is_table_full(error: &Error) -> bool {
+        let Error::Netlink { source, .. } = error else {
+            return false;
+        };
+        let source = source.downcast_ref::<rtnetlink::Error>();
+        source.and_then(errno) == Some(libc::ENOBUFS)
+    }
+
+    /// Leaves an entry that [`Netlink::resolve`] has kept to the kernel again.
+    pub async fn release(&self, hop: Hop) -> Result<()> {
+        let entry = self.neighbour(hop).await?;
+        if entry.is_none_or(|entry| entry.kept != Kept::ByUs) {
+            return Ok(());
+        }
+        self.use_neighbour(hop, NeighbourFlags::Use)
+            .await
+            .map_err(|source| Error::netlink(format!("release {}", hop.address), source))
+    }
+
+    async fn use_neighbour(
+        &self,
+        hop: Hop,
+        flags: NeighbourFlags,
+    ) -> std::result::Result<(), rtnetlink::Error> {
+        let neighbours = self.handle.neighbours();
+        let mut request = neighbours
+            .add(hop.device.0, hop.address)
+            .state(NeighbourState::None)
+            .flags(flags)
+            .replace();
+        let attributes = &mut request.message_mut().attributes;
+        attributes.push(NeighbourAttribute::Protocol(KEEPER));
+        request.execute().await
+    }
+
+    /// The host's own addresses.
+    pub async fn addresses(&self) -> Result<BTreeSet<IpAddr>> {
+        let addresses: Vec<AddressMessage> = self
+            .handle
+            .address()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|source| Error::netlink("list addresses", source))?;
+        Ok(addresses.iter().filter_map(own_address).collect())
+    }
+
+    /// Where GRE packets from `local` to `remote` go; `None` while no route leads there.
     ///
     /// # Errors
     /// The kernel has not answered: nothing is known.
-    pub async fn route(&self, local: IpAddr, remote: IpAddr) -> Result<Option<Hop>> {
+    pub async fn route(&self, way: Way, policy: &Policy) -> Result<Option<Route>> {
+        let Way { local, remote } = way;
         let answer = match self.route_from(Some(local), remote).await {
             // Also said of a source that is not one of the kernel's own addresses; the data plane does not mind.
             Err(refusal) if matches!(errno(&refusal), Some(libc::ENETUNREACH | libc::EINVAL)) => {
@@ -192,7 +289,53 @@ impl Netlink {
             }
             answer => answer,
         };
-        next_hop(answer, remote)
+        Ok(policy.decide(way, answer_to(answer, remote)?))
+    }
+
+    /// The rules of a family that concern GRE, and the routes of the tables that they name.
+    ///
+    /// # Errors
+    /// The kernel has not answered: nothing is known.
+    pub async fn policy(&self, ipv6: bool) -> Result<Policy> {
+        let version = if ipv6 { IpVersion::V6 } else { IpVersion::V4 };
+        let rules: Vec<RuleMessage> = self
+            .handle
+            .rule()
+            .get(version)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|source| Error::netlink("list policy rules", source))?;
+        let mut policy = Policy::new(rules.iter().map(rule).collect());
+        for table in policy.tables_needed() {
+            for route in self.routes_of(table, ipv6).await? {
+                policy.insert(table, route);
+            }
+        }
+        Ok(policy)
+    }
+
+    async fn routes_of(&self, number: u32, ipv6: bool) -> Result<Vec<policy::TableRoute>> {
+        let mut question = RouteMessage::default();
+        question.header.address_family = if ipv6 {
+            AddressFamily::Inet6
+        } else {
+            AddressFamily::Inet
+        };
+        question.attributes.push(RouteAttribute::Table(number));
+        let fail = |source| Error::netlink(format!("list routes of table {number}"), source);
+        // Only such a socket is told of one table alone; the others may be large.
+        let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()
+            .map_err(|source| Error::netlink("open a socket", source))?;
+        tokio::spawn(connection);
+        let routes: Vec<RouteMessage> =
+            match handle.route().get(question).execute().try_collect().await {
+                // There is no such table.
+                Err(refusal) if errno(&refusal) == Some(libc::ENOENT) => Vec::new(),
+                routes => routes.map_err(fail)?,
+            };
+        let routes = routes.iter().filter(|route| table(route) == number);
+        Ok(routes.filter_map(table_route).collect())
     }
 
     async fn route_from(&self, local: Option<IpAddr>, remote: IpAddr) -> Answer {
@@ -207,8 +350,10 @@ impl Netlink {
                 .source_prefix(local, length(local))
                 .map_err(invalid)?;
         }
-        self.ask(RouteNetlinkMessage::GetRoute(message.build()))
-            .await
+        let mut message = message.build();
+        // The answer names the table that it comes from.
+        message.header.flags |= RouteFlags::LookupTable;
+        self.ask(RouteNetlinkMessage::GetRoute(message)).await
     }
 
     /// One answer to one question.
@@ -262,15 +407,19 @@ fn notification(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Notific
         RouteNetlinkMessage::NewNeighbour(message) => Notification::Neighbour(neighbour(message)?),
         RouteNetlinkMessage::DelNeighbour(message) => Notification::Neighbour(KernelNeighbour {
             mac: None,
+            failed: false,
+            kept: Kept::No,
             ..neighbour(message)?
         }),
         RouteNetlinkMessage::NewRoute(message) | RouteNetlinkMessage::DelRoute(message) => {
             Notification::Routes(destination(message))
         }
-        RouteNetlinkMessage::NewAddress(_)
-        | RouteNetlinkMessage::DelAddress(_)
-        | RouteNetlinkMessage::NewRule(_)
-        | RouteNetlinkMessage::DelRule(_) => Notification::Routes(None),
+        RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_) => {
+            Notification::Addresses
+        }
+        RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => {
+            Notification::Routes(None)
+        }
         _ => return None,
     })
 }
@@ -329,6 +478,7 @@ fn neighbour(message: &NeighbourMessage) -> Option<KernelNeighbour> {
     let mut address = None;
     let mut mac_address = None;
     let mut unconfirmed = None;
+    let mut kept = Kept::ByOthers;
     for attribute in &message.attributes {
         match attribute {
             NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => {
@@ -338,10 +488,12 @@ fn neighbour(message: &NeighbourMessage) -> Option<KernelNeighbour> {
                 address = Some(IpAddr::V6(*v6));
             }
             NeighbourAttribute::LinkLayerAddress(bytes) => mac_address = mac(bytes),
+            NeighbourAttribute::Protocol(KEEPER) => kept = Kept::ByUs,
             NeighbourAttribute::CacheInfo(times) => unconfirmed = Some(TICK * times.confirmed),
             _ => {}
         }
     }
+    let is_kept = message.header.flags.contains(NeighbourFlags::ExtLearned);
     let by_hand = matches!(
         message.header.state,
         NeighbourState::Permanent | NeighbourState::Noarp
@@ -353,6 +505,8 @@ fn neighbour(message: &NeighbourMessage) -> Option<KernelNeighbour> {
         },
         mac: mac_address.filter(|_| is_valid(message.header.state)),
         unconfirmed: unconfirmed.filter(|_| !by_hand),
+        failed: message.header.state == NeighbourState::Failed,
+        kept: if is_kept { kept } else { Kept::No },
     })
 }
 
@@ -396,9 +550,12 @@ fn errno(error: &rtnetlink::Error) -> Option<i32> {
 
 /// The answer to a question for a route. The kernel tells by errors that there is none, or one that is `unreachable`,
 /// `prohibit` or `blackhole` (`fib_props`); no other error says anything about routes.
-fn next_hop(answer: Answer, remote: IpAddr) -> Result<Option<Hop>> {
+fn answer_to(answer: Answer, remote: IpAddr) -> Result<Option<policy::Answer>> {
     match answer {
-        Ok(RouteNetlinkMessage::NewRoute(route)) => Ok(hop(&route, remote)),
+        Ok(RouteNetlinkMessage::NewRoute(message)) => {
+            let table = table(&message);
+            Ok(route(&message, remote).map(|route| policy::Answer { table, route }))
+        }
         Err(refusal)
             if matches!(
                 errno(&refusal),
@@ -416,25 +573,165 @@ fn next_hop(answer: Answer, remote: IpAddr) -> Result<Option<Hop>> {
 }
 
 /// `None` unless the route hands packets to a device.
-fn hop(route: &RouteMessage, remote: IpAddr) -> Option<Hop> {
-    if route.header.kind != RouteType::Unicast {
+fn route(message: &RouteMessage, remote: IpAddr) -> Option<Route> {
+    if message.header.kind != RouteType::Unicast {
         return None;
     }
     let mut device = None;
     let mut address = remote;
-    for attribute in &route.attributes {
+    let mut mtu = None;
+    let mut expires = false;
+    for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => device = Some(IfIndex(*index)),
             RouteAttribute::Gateway(RouteAddress::Inet(gateway))
             | RouteAttribute::Via(RouteVia::Inet(gateway)) => address = IpAddr::V4(*gateway),
             RouteAttribute::Gateway(RouteAddress::Inet6(gateway))
             | RouteAttribute::Via(RouteVia::Inet6(gateway)) => address = IpAddr::V6(*gateway),
+            RouteAttribute::Metrics(metrics) => {
+                mtu = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) => Some(*mtu),
+                    _ => None,
+                });
+            }
+            RouteAttribute::CacheInfo(info) => expires = info.expires != 0,
+            // The kernel would choose by the flow; all flows of a tunnel look alike to it.
+            RouteAttribute::MultiPath(hops) => {
+                if let Some(first) = hops.first() {
+                    device = Some(IfIndex(first.interface_index));
+                    address = gateway(&first.attributes).unwrap_or(remote);
+                }
+            }
             _ => {}
         }
     }
-    Some(Hop {
+    let hop = Hop {
         device: device?,
         address,
+    };
+    // What the kernel has found out by itself ends without notice.
+    let mtu = mtu.filter(|_| !expires);
+    Some(Route { hop, mtu })
+}
+
+fn gateway(attributes: &[RouteAttribute]) -> Option<IpAddr> {
+    attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(RouteAddress::Inet(gateway))
+        | RouteAttribute::Via(RouteVia::Inet(gateway)) => Some(IpAddr::V4(*gateway)),
+        RouteAttribute::Gateway(RouteAddress::Inet6(gateway))
+        | RouteAttribute::Via(RouteVia::Inet6(gateway)) => Some(IpAddr::V6(*gateway)),
+        _ => None,
+    })
+}
+
+/// The number of the table that a route is in.
+fn table(message: &RouteMessage) -> u32 {
+    let number = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Table(table) => Some(*table),
+            _ => None,
+        });
+    number.unwrap_or(message.header.table.into())
+}
+
+/// A route as an entry of its table. `None` for one that does not end the search (`throw`), or is for packets of another
+/// type of service.
+fn table_route(message: &RouteMessage) -> Option<policy::TableRoute> {
+    if message.header.kind == RouteType::Throw || message.header.tos != 0 {
+        return None;
+    }
+    let is_ipv6 = message.header.address_family == AddressFamily::Inet6;
+    let unspecified = if is_ipv6 {
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+    } else {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+    };
+    let length = message.header.destination_prefix_length;
+    let prefix = match destination(message) {
+        Some(prefix) => prefix,
+        None if length == 0 => IpNet::new(unspecified, 0).ok()?,
+        None => return None,
+    };
+    let metric = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Priority(metric) => Some(*metric),
+            _ => None,
+        });
+    Some(policy::TableRoute {
+        prefix,
+        metric: metric.unwrap_or_default(),
+        route: route(message, unspecified),
+    })
+}
+
+fn rule(message: &RuleMessage) -> policy::Rule {
+    let mut table = message.header.table.into();
+    let mut goto = None;
+    let mut rule = policy::Rule {
+        priority: 0,
+        source: None,
+        destination: None,
+        protocol: policy::Protocol::Any,
+        is_foreign: message.header.tos != 0,
+        is_inverted: message.header.flags.contains(RuleFlags::Invert),
+        action: policy::Action::Pass,
+        suppressed: None,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Priority(priority) => rule.priority = *priority,
+            RuleAttribute::Source(address) => {
+                rule.source = IpNet::new(*address, message.header.src_len).ok();
+            }
+            RuleAttribute::Destination(address) => {
+                rule.destination = IpNet::new(*address, message.header.dst_len).ok();
+            }
+            RuleAttribute::IpProtocol(IpProtocol::Gre) => rule.protocol = policy::Protocol::Gre,
+            RuleAttribute::IpProtocol(_) => rule.protocol = policy::Protocol::Other,
+            RuleAttribute::Table(number) => table = *number,
+            RuleAttribute::Goto(priority) => goto = Some(*priority),
+            // The kernel says that none is suppressed by -1.
+            RuleAttribute::SuppressPrefixLen(length) => {
+                rule.suppressed = u8::try_from(*length).ok();
+            }
+            RuleAttribute::Iifname(device) => rule.is_foreign |= device != "lo",
+            RuleAttribute::FwMark(mark) => rule.is_foreign |= *mark != 0,
+            RuleAttribute::Oifname(_)
+            | RuleAttribute::L3MDev(true)
+            | RuleAttribute::TunId(1..)
+            | RuleAttribute::SourcePortRange(_)
+            | RuleAttribute::DestinationPortRange(_) => rule.is_foreign = true,
+            _ => {}
+        }
+    }
+    rule.action = match (message.header.action, goto) {
+        (RuleAction::ToTable, _) => policy::Action::Table(table),
+        (RuleAction::Goto, Some(priority)) => policy::Action::Goto(priority),
+        (RuleAction::Blackhole | RuleAction::Unreachable | RuleAction::Prohibit, _) => {
+            policy::Action::Refuse
+        }
+        _ => policy::Action::Pass,
+    };
+    rule
+}
+
+/// `Local` is the host's own one where the other end of a link has an address of its own.
+fn own_address(message: &AddressMessage) -> Option<IpAddr> {
+    let own = message.attributes.iter();
+    let own = own.clone().find_map(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    own.or_else(|| {
+        let mut attributes = message.attributes.iter();
+        attributes.find_map(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        })
     })
 }
 
@@ -477,13 +774,13 @@ mod tests {
             libc::EACCES,
             libc::EINVAL,
         ] {
-            let hop = next_hop(refusal(errno), remote).expect("an answer");
+            let hop = answer_to(refusal(errno), remote).expect("an answer");
             assert_eq!(hop, None, "{errno}");
         }
         for errno in [libc::ENOBUFS, libc::ENOMEM, libc::EINTR, libc::EBUSY] {
-            assert!(next_hop(refusal(errno), remote).is_err(), "{errno}");
+            assert!(answer_to(refusal(errno), remote).is_err(), "{errno}");
         }
         let silence = Err(rtnetlink::Error::RequestFailed);
-        assert!(next_hop(silence, remote).is_err());
+        assert!(answer_to(silence, remote).is_err());
     }
 }

@@ -36,6 +36,15 @@ pub struct Tunnel {
     pub transmit_key: Option<u32>,
     /// Up while the adjacency is resolved.
     pub state: State,
+    /// Since when it is up or down, as RFC 3339 says, but no longer than the daemon runs.
+    #[serde(default)]
+    pub since: Option<String>,
+    /// Why it is down, or nothing comes back.
+    #[serde(default)]
+    pub reason: Option<DownReason>,
+    /// The reason in words, and what to do.
+    #[serde(default)]
+    pub explanation: Option<String>,
     /// Greatest inner packet, in bytes.
     pub mtu: u16,
     /// The way to the other end.
@@ -268,6 +277,9 @@ pub struct Device {
     pub mtu: Option<u16>,
     /// Up while it exists, is up and carries the program.
     pub state: State,
+    /// Why it is down, and what to do.
+    #[serde(default)]
+    pub explanation: Option<String>,
     /// How the program is attached; `None`: it is not.
     pub mode: Option<AttachMode>,
     /// Kernel id of the attached program.
@@ -361,6 +373,27 @@ words! {
         Up = "up",
         /// It does not.
         Down = "down",
+    }
+    /// Why a tunnel is down, or nothing comes back through it.
+    DownReason {
+        /// No route leads to the remote.
+        NoRoute = "no_route",
+        /// The host has no such address as `local`.
+        LocalMissing = "local_missing",
+        /// The route leads over a device that is no underlay.
+        NoUnderlay = "no_underlay",
+        /// The underlay device is switched off or has no carrier.
+        DeviceDown = "device_down",
+        /// The underlay device is without the program.
+        NoProgram = "no_program",
+        /// The next hop has been asked for and may still answer.
+        Unresolved = "unresolved",
+        /// The next hop does not answer.
+        NoAnswer = "no_answer",
+        /// The kernel has no room for the next hop.
+        NeighboursFull = "neighbours_full",
+        /// gregw has no room for the next hop.
+        NextHopsFull = "next_hops_full",
     }
     /// Whether a layer-2 address is known.
     Resolution {

@@ -90,6 +90,9 @@ impl Row for Tunnel {
         ">TX-PACKETS",
         ">TX-BYTES",
         ">TX-DROPPED",
+        "SINCE",
+        "REASON",
+        "EXPLANATION",
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -105,6 +108,11 @@ impl Row for Tunnel {
             or_dash(self.adjacency.device.as_ref()),
         ];
         cells.extend(traffic(&self.rx, &self.tx));
+        cells.extend([
+            or_dash(self.since.as_ref()),
+            or_dash(self.reason),
+            or_dash(self.explanation.as_ref()),
+        ]);
         cells
     }
 }
@@ -248,8 +256,18 @@ impl Row for DropCounter {
 
 impl Row for Device {
     const COLUMNS: &[&str] = &[
-        "NAME", ">INDEX", "ROLES", "LOCAL", "MAC", ">MTU", "STATE", "MODE", ">PROGRAM", "REDIRECT",
+        "NAME",
+        ">INDEX",
+        "ROLES",
+        "LOCAL",
+        "MAC",
+        ">MTU",
+        "STATE",
+        "MODE",
+        ">PROGRAM",
+        "REDIRECT",
         ">DROPPED",
+        "EXPLANATION",
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -265,6 +283,7 @@ impl Row for Device {
             or_dash(self.program),
             if self.redirect { "yes" } else { "no" }.to_owned(),
             total(&self.drops).to_string(),
+            or_dash(self.explanation.as_ref()),
         ]
     }
 }

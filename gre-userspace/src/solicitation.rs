@@ -1,7 +1,8 @@
-//! Questions for layer-2 addresses, sent as raw frames: ARP requests (RFC 826) and neighbour solicitations (RFC 4861).
+//! Questions for layer-2 addresses, sent as raw frames: ARP requests (RFC 826) and neighbour solicitations (RFC 4861);
+//! and the same unasked for the gateway's own addresses.
 //!
-//! The daemon asks machines on ports, whose addresses the kernel knows nothing of, and makes sure of underlay next
-//! hops. Answers are not received here: the data plane sees those of machines, the kernel those of next hops.
+//! The daemon asks machines on ports, whose addresses the kernel knows nothing of, makes sure of underlay next
+//! hops, and announces itself on ports. Answers are not received here: the data plane sees those of machines, the kernel those of next hops.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -27,6 +28,11 @@ const LIMIT: usize = EthernetHeader::LENGTH
 /// Hop limit of neighbour discovery: nobody beyond the link can have sent it (RFC 4861 §7.1.1).
 const ON_LINK: u8 = 255;
 
+/// The multicast address of all nodes on the link (RFC 4291 §2.7.1).
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+/// Its layer-2 address (RFC 2464 §7).
+pub(crate) const ALL_NODES_MAC: MacAddress = MacAddress([0x33, 0x33, 0, 0, 0, 1]);
+
 /// Who has `target`, and who wants to know?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Solicitation {
@@ -42,6 +48,19 @@ pub struct Solicitation {
     pub target: IpAddr,
     /// Whom to send the question to; `None`: to all stations or the target's multicast group.
     pub destination: Option<MacAddress>,
+}
+
+/// The gateway has `address`, whoever had it before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Announcement {
+    /// Device to tell it on.
+    pub device: IfIndex,
+    /// Tag of the frame; 0: untagged.
+    pub vlan: VlanId,
+    /// The layer-2 address.
+    pub mac: MacAddress,
+    /// The gateway's address.
+    pub address: IpAddr,
 }
 
 /// Sends questions on any device of this network namespace.
@@ -72,11 +91,23 @@ impl Solicitor {
     pub fn ask(&self, solicitation: &Solicitation) -> io::Result<()> {
         let mut memory = [0; SliceFrame::HEADROOM + LIMIT];
         let frame = frame(&mut memory, solicitation).ok_or(io::ErrorKind::InvalidInput)?;
-        let bytes = frame.bytes();
+        self.send(solicitation.device, frame.bytes())
+    }
+
+    /// Tells it once to everybody on the link.
+    pub fn announce(&self, announcement: &Announcement) -> io::Result<()> {
+        let mut memory = [0; SliceFrame::HEADROOM + LIMIT];
+        let frame = announcement_frame(&mut memory, announcement);
+        let frame = frame.ok_or(io::ErrorKind::InvalidInput)?;
+        self.send(announcement.device, frame.bytes())
+    }
+
+    /// Sends a frame as it stands.
+    pub(crate) fn send(&self, device: IfIndex, bytes: &[u8]) -> io::Result<()> {
         let address = libc::sockaddr_ll {
             sll_family: libc::AF_PACKET as u16,
             sll_protocol: 0,
-            sll_ifindex: solicitation.device.0.cast_signed(),
+            sll_ifindex: device.0.cast_signed(),
             sll_hatype: 0,
             sll_pkttype: 0,
             sll_halen: 6,
@@ -102,69 +133,104 @@ impl Solicitor {
 
 /// `None` if source and target are of different families.
 fn frame<'a>(memory: &'a mut [u8], solicitation: &Solicitation) -> Option<SliceFrame<'a>> {
-    let tag = if solicitation.vlan.0 == 0 {
-        0
-    } else {
-        VlanTag::LENGTH
-    };
-    let start = EthernetHeader::LENGTH + tag;
-    let (group, ether_type, length) = match solicitation.target {
-        IpAddr::V4(_) => (MacAddress::BROADCAST, EtherType::ARP, arp::LENGTH),
-        IpAddr::V6(target) => (
-            solicited_node_mac(target),
-            EtherType::IPV6,
-            LIMIT - EthernetHeader::LENGTH - VlanTag::LENGTH,
-        ),
+    let (group, ether_type) = match solicitation.target {
+        IpAddr::V4(_) => (MacAddress::BROADCAST, EtherType::ARP),
+        IpAddr::V6(target) => (solicited_node_mac(target), EtherType::IPV6),
     };
     let destination = solicitation.destination.unwrap_or(group);
-    let mut frame = Writer(SliceFrame::new(memory, &[0; LIMIT][..start + length])?);
-    let outer = if tag == 0 {
-        ether_type
-    } else {
-        EtherType::VLAN
-    };
     let addresses = LinkAddresses::new(&destination, &solicitation.mac);
-    frame.put(0, EthernetHeader::new(addresses, outer))?;
-    if tag != 0 {
-        frame.put(
-            EthernetHeader::LENGTH,
-            VlanTag::new(solicitation.vlan, ether_type),
-        )?;
-    }
+    let (mut frame, start) = Writer::new(memory, addresses, solicitation.vlan, ether_type)?;
     match (solicitation.source, solicitation.target) {
         (IpAddr::V4(source), IpAddr::V4(target)) => {
             frame.put(start, arp_request(solicitation.mac, source, target))?;
         }
         (IpAddr::V6(source), IpAddr::V6(target)) => {
-            let unicast = solicitation.destination.is_some();
-            frame.solicit(start, solicitation.mac, source, target, unicast)?;
+            let destination = if solicitation.destination.is_some() {
+                target
+            } else {
+                solicited_node(target)
+            };
+            let message = NeighbourMessage {
+                header: icmp(IcmpHeader::SOLICITATION),
+                flags: [0; 4],
+                target: target.octets(),
+            };
+            let option = link_layer(LinkLayerOption::SOURCE, solicitation.mac);
+            frame.put_discovery(start, (source, destination), message, option)?;
         }
         _ => return None,
     }
     Some(frame.0)
 }
 
+/// An ARP announcement (RFC 5227 §3) or an unsolicited neighbour advertisement (RFC 4861 §7.2.6).
+fn announcement_frame<'a>(
+    memory: &'a mut [u8],
+    announcement: &Announcement,
+) -> Option<SliceFrame<'a>> {
+    let Announcement { vlan, mac, .. } = *announcement;
+    match announcement.address {
+        IpAddr::V4(own) => {
+            let addresses = LinkAddresses::new(&MacAddress::BROADCAST, &mac);
+            let (mut frame, start) = Writer::new(memory, addresses, vlan, EtherType::ARP)?;
+            frame.put(start, arp_request(mac, own, own))?;
+            Some(frame.0)
+        }
+        IpAddr::V6(own) => {
+            let addresses = LinkAddresses::new(&ALL_NODES_MAC, &mac);
+            let (mut frame, start) = Writer::new(memory, addresses, vlan, EtherType::IPV6)?;
+            let message = NeighbourMessage {
+                header: icmp(IcmpHeader::ADVERTISEMENT),
+                flags: NeighbourMessage::ROUTER_OVERRIDE,
+                target: own.octets(),
+            };
+            let option = link_layer(LinkLayerOption::TARGET, mac);
+            frame.put_discovery(start, (own, ALL_NODES), message, option)?;
+            Some(frame.0)
+        }
+    }
+}
+
 struct Writer<'a>(SliceFrame<'a>);
 
-impl Writer<'_> {
+impl<'a> Writer<'a> {
+    /// A frame with its Ethernet header, and where that ends. `None` if `memory` is too short.
+    fn new(
+        memory: &'a mut [u8],
+        addresses: LinkAddresses,
+        vlan: VlanId,
+        ether_type: EtherType,
+    ) -> Option<(Self, usize)> {
+        let is_tagged = vlan.0 != 0;
+        let tag = if is_tagged { VlanTag::LENGTH } else { 0 };
+        let start = EthernetHeader::LENGTH + tag;
+        let length = if ether_type == EtherType::ARP {
+            arp::LENGTH
+        } else {
+            LIMIT - EthernetHeader::LENGTH - VlanTag::LENGTH
+        };
+        let mut frame = Self(SliceFrame::new(memory, &[0; LIMIT][..start + length])?);
+        if is_tagged {
+            frame.put(0, EthernetHeader::new(addresses, EtherType::VLAN))?;
+            frame.put(EthernetHeader::LENGTH, VlanTag::new(vlan, ether_type))?;
+        } else {
+            frame.put(0, EthernetHeader::new(addresses, ether_type))?;
+        }
+        Some((frame, start))
+    }
+
     fn put<H: Wire>(&mut self, offset: usize, header: H) -> Option<()> {
         self.0.write(offset, header).ok()
     }
 
-    /// A neighbour solicitation (RFC 4861 §4.3) from its IPv6 header on.
-    fn solicit(
+    /// A message of neighbour discovery (RFC 4861 §4.3, §4.4) from its IPv6 header on.
+    fn put_discovery(
         &mut self,
         start: usize,
-        mac: MacAddress,
-        source: Ipv6Addr,
-        target: Ipv6Addr,
-        unicast: bool,
+        (source, destination): (Ipv6Addr, Ipv6Addr),
+        body: NeighbourMessage,
+        option: LinkLayerOption,
     ) -> Option<()> {
-        let destination = if unicast {
-            target
-        } else {
-            solicited_node(target)
-        };
         let length = NeighbourMessage::LENGTH + LinkLayerOption::LENGTH;
         self.put(
             start,
@@ -178,25 +244,9 @@ impl Writer<'_> {
             },
         )?;
         let message = start + IPV6_LENGTH;
-        let mut header = IcmpHeader {
-            kind: IcmpHeader::SOLICITATION,
-            code: 0,
-            checksum: [0; 2],
-        };
-        let body = NeighbourMessage {
-            header,
-            flags: [0; 4],
-            target: target.octets(),
-        };
+        let mut header = body.header;
         self.put(message, body)?;
-        self.put(
-            message + NeighbourMessage::LENGTH,
-            LinkLayerOption {
-                kind: LinkLayerOption::SOURCE,
-                length: 1,
-                mac,
-            },
-        )?;
+        self.put(message + NeighbourMessage::LENGTH, option)?;
         // Pseudo-header of RFC 8200 §8.1.
         let pseudo = Sum::default()
             .add_16(source.octets())
@@ -209,6 +259,22 @@ impl Writer<'_> {
     }
 }
 
+fn icmp(kind: u8) -> IcmpHeader {
+    IcmpHeader {
+        kind,
+        code: 0,
+        checksum: [0; 2],
+    }
+}
+
+fn link_layer(kind: u8, mac: MacAddress) -> LinkLayerOption {
+    LinkLayerOption {
+        kind,
+        length: 1,
+        mac,
+    }
+}
+
 fn arp_request(mac: MacAddress, source: Ipv4Addr, target: Ipv4Addr) -> arp::ArpHdr {
     arp::packet(
         arp::REQUEST,
@@ -218,13 +284,13 @@ fn arp_request(mac: MacAddress, source: Ipv4Addr, target: Ipv4Addr) -> arp::ArpH
 }
 
 /// The solicited-node multicast address (RFC 4291 §2.7.1).
-fn solicited_node(target: Ipv6Addr) -> Ipv6Addr {
+pub(crate) fn solicited_node(target: Ipv6Addr) -> Ipv6Addr {
     let [.., a, b, c] = target.octets();
     Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c])
 }
 
 /// Its layer-2 multicast address (RFC 2464 §7).
-fn solicited_node_mac(target: Ipv6Addr) -> MacAddress {
+pub(crate) fn solicited_node_mac(target: Ipv6Addr) -> MacAddress {
     let [.., a, b, c] = target.octets();
     MacAddress([0x33, 0x33, 0xff, a, b, c])
 }
@@ -285,6 +351,51 @@ mod tests {
             .sum();
         assert_eq!((sum & 0xffff) + (sum >> 16), 0xffff);
         assert_eq!(ip[64..], [&[1, 1][..], &MAC.0].concat());
+    }
+
+    fn announced(address: &str, vlan: u16) -> Vec<u8> {
+        let mut memory = [0; SliceFrame::HEADROOM + LIMIT];
+        let announcement = Announcement {
+            device: IfIndex(1),
+            vlan: VlanId(vlan),
+            mac: MAC,
+            address: address.parse().expect("an address"),
+        };
+        let frame = announcement_frame(&mut memory, &announcement);
+        frame.expect("a frame").bytes().to_vec()
+    }
+
+    #[test]
+    fn an_arp_announcement_asks_everybody_for_the_own_address() {
+        let expected = [
+            &[0xff; 6][..],
+            &MAC.0,
+            &[0x08, 0x06],
+            &[0, 1, 0x08, 0, 6, 4, 0, 1],
+            &MAC.0,
+            &[10, 0, 0, 1],
+            &[0; 6],
+            &[10, 0, 0, 1],
+        ];
+        assert_eq!(announced("10.0.0.1", 0), expected.concat());
+        assert_eq!(announced("10.0.0.1", 130)[12..16], [0x81, 0, 0, 130]);
+    }
+
+    #[test]
+    fn an_unsolicited_advertisement_overrides_what_all_nodes_know() {
+        let frame = announced("fd00::1", 0);
+        assert_eq!(frame[..6], [0x33, 0x33, 0, 0, 0, 1]);
+        let own = "fd00::1".parse::<Ipv6Addr>().expect("valid").octets();
+        assert_eq!(frame[22..38], own);
+        assert_eq!(frame[38..54], ALL_NODES.octets());
+        assert_eq!(frame[54..56], [136, 0]);
+        assert_eq!(
+            frame[58..62],
+            [0xa0, 0, 0, 0],
+            "router, override, not solicited"
+        );
+        assert_eq!(frame[62..78], own);
+        assert_eq!(frame[78..], [&[2, 1][..], &MAC.0].concat());
     }
 
     #[test]

@@ -69,7 +69,7 @@ fn tunnels_become_entries_with_their_headers() {
     let entry = |name: &str| {
         let mut tunnels = planned.desired.tunnels.values();
         let tunnel = tunnels.find(|tunnel| tunnel.name.as_str() == name).unwrap();
-        tunnel.entry(AdjacencyId(9))
+        tunnel.entry(AdjacencyId(9), None)
     };
     let branch = entry("hub-branch");
     assert_eq!((branch.mtu, branch.ttl), (1400, 64));

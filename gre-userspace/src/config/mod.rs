@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 pub use diagnostic::{
     Diagnostic, Diagnostics, FlatDiagnostic, Place, Related, Severity, Source, printed,
 };
+pub(crate) use model::overhead;
 pub use model::{
     Config, Gateway, Keys, Network, NextHop, Peering, Port, Route, Tenant, Tos, Ttl, Tunnel,
     TunnelRoute, Underlay, Weight, WeightedTunnel, XdpMode,

@@ -244,12 +244,18 @@ impl Tunnel {
     /// Bytes that encapsulation adds to an inner packet: outer IP header, GRE header and its optional fields
     /// (RFC 2890 §2).
     pub fn overhead(&self) -> u16 {
-        let ip = if self.local.get_ref().is_ipv4() {
-            20
-        } else {
-            40
-        };
-        let fields = [self.keys.transmit.is_some(), self.checksum, self.sequence];
-        ip + 4 + 4 * fields.into_iter().map(u16::from).sum::<u16>()
+        overhead(
+            *self.local.get_ref(),
+            self.keys,
+            self.checksum,
+            self.sequence,
+        )
     }
+}
+
+/// As [`Tunnel::overhead`].
+pub(crate) fn overhead(local: IpAddr, keys: Keys, checksum: bool, sequence: bool) -> u16 {
+    let ip = if local.is_ipv4() { 20 } else { 40 };
+    let fields = [keys.transmit.is_some(), checksum, sequence];
+    ip + 4 + 4 * fields.into_iter().map(u16::from).sum::<u16>()
 }

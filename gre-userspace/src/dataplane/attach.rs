@@ -68,13 +68,17 @@ impl Attachments {
     /// Makes sure that nobody else's program is on a device.
     ///
     /// # Errors
-    /// [`Error::DeviceBusy`] names it.
+    /// [`Error::DeviceBusy`] names it, [`Error::DeviceTaken`] the gateway that it is of.
     pub(super) fn check(&self, device: &Link) -> Result<()> {
         let Some(program) = device.program else {
             return Ok(());
         };
         if self.attached.contains_key(&device.index) || self.inherited.contains_key(&device.index) {
             return Ok(());
+        }
+        if let Some(instance) = self.pins.other_holder(device.index, program.id) {
+            let device = device.name.clone();
+            return Err(Error::DeviceTaken { device, instance });
         }
         Err(Error::DeviceBusy {
             device: device.name.clone(),
@@ -132,6 +136,12 @@ impl Attachments {
         tracing::info!("{name}: attached ({})", attachment.mode);
         self.attached.insert(device, attachment);
         Ok(())
+    }
+
+    /// Forgets what somebody else has taken off a device.
+    pub(super) fn forget(&mut self, device: IfIndex) -> Result<()> {
+        self.attached.remove(&device);
+        self.pins.unpin_link(device)
     }
 
     /// Takes the program off a device. While this generation has not taken over as a whole, the last one's goes back to

@@ -107,7 +107,7 @@ impl DataPlane {
     /// Makes sure that nobody else's program is on a device.
     ///
     /// # Errors
-    /// [`Error::DeviceBusy`].
+    /// [`Error::DeviceBusy`], [`Error::DeviceTaken`].
     pub fn check_device(&self, device: &Link) -> Result<()> {
         self.attachments.check(device)
     }
@@ -125,6 +125,19 @@ impl DataPlane {
     /// How the program of this generation is attached to a device; `None`: it is not.
     pub fn attach_mode(&self, device: IfIndex) -> Option<AttachMode> {
         self.attachments.mode(device)
+    }
+
+    /// The kernel's id of the program.
+    pub fn program_id(&mut self) -> Result<u32> {
+        let program = load::program(&mut self.ebpf, object::GATEWAY)?;
+        let info = program.info();
+        info.map(|info| info.id())
+            .map_err(|source| Error::bpf("tell the program's id", source))
+    }
+
+    /// Forgets that the program was on a device, which somebody else has taken it off.
+    pub fn forget(&mut self, device: IfIndex) -> Result<()> {
+        self.attachments.forget(device)
     }
 
     /// Puts the program on a device.
@@ -225,6 +238,12 @@ pub fn route(prefix: IpNet, next_hop: Option<gre_common::next_hop::NextHop>) -> 
         Some(next_hop) => Change::Set(prefix, next_hop),
         None => Change::Remove(prefix),
     }
+}
+
+/// The devices that an instance without a daemon has left its program on.
+pub fn devices_left(instance: &Instance) -> Result<Vec<IfIndex>> {
+    let links = Pins::new(instance).pinned_links()?;
+    Ok(links.into_iter().map(|(device, _)| device).collect())
 }
 
 /// Removes what an instance without a daemon has left: links first, so that every program is off its device when this

@@ -39,6 +39,23 @@ impl Pins {
         }
     }
 
+    /// The other instance that holds a device by this program.
+    pub(super) fn other_holder(&self, device: IfIndex, program: u32) -> Option<String> {
+        let instances = fs::read_dir(self.directory.parent()?).ok()?.flatten();
+        instances
+            .map(|entry| entry.path())
+            .filter(|directory| *directory != self.directory)
+            .find(|directory| {
+                let pins = Self {
+                    directory: directory.clone(),
+                };
+                let link = PinnedLink::from_pin(pins.link(device));
+                let info = link.and_then(|link| FdLink::from(link).info());
+                info.is_ok_and(|info| info.program_id() == program)
+            })
+            .and_then(|directory| Some(directory.file_name()?.to_str()?.to_owned()))
+    }
+
     /// Mounts bpffs if nobody has, creates the directories, and ends what a killed daemon had begun.
     ///
     /// # Errors

@@ -3,7 +3,11 @@
 //! Driven by the event loop in `daemon`, one call at a time. Holds: a reload that fails leaves everything as it was;
 //! what the data plane is told to do is complete before the first packet meets it.
 
+mod announce;
+mod guard;
 mod underlay;
+
+pub(crate) use underlay::release_all_on;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -15,6 +19,7 @@ use gre_common::id::IfIndex;
 use gre_common::limits;
 use ipnet::IpNet;
 
+use crate::announcement::Schedule;
 use crate::apply::Live;
 use crate::config::{
     Config, DeviceName, Diagnostics, Severity, Spanned, Standing, check_transition,
@@ -25,6 +30,7 @@ use crate::error::Error;
 use crate::failure::Failure;
 use crate::host_stack;
 use crate::instance::Instance;
+use crate::multicast;
 use crate::neighbour::{Question, ROUND};
 use crate::netlink::{Link, Netlink, Notification};
 use crate::peering::States;
@@ -68,6 +74,12 @@ pub struct Gateway {
     /// What of the running configuration, or of the last daemon's, binds the next one.
     standing: Standing,
     stale: Stale,
+    /// Devices that somebody has taken the program off, and why it cannot be put back.
+    pub(crate) lost: BTreeMap<IfIndex, String>,
+    /// Rounds since the devices were last looked at.
+    rounds: u32,
+    /// Ports whose addresses are still to be announced.
+    schedule: Schedule,
 }
 
 /// What the kernel's notifications have put in question.
@@ -76,6 +88,7 @@ struct Stale {
     everything: bool,
     devices: bool,
     all_routes: bool,
+    addresses: bool,
     routes: Vec<IpNet>,
 }
 
@@ -131,6 +144,9 @@ impl Gateway {
             planned_for: Devices::new(),
             told_of_drops: Cell::new(false),
             stale: Stale::default(),
+            lost: BTreeMap::new(),
+            rounds: 0,
+            schedule: Schedule::default(),
         };
         gateway.set_links(links);
         match gateway.bring_up(config).await {
@@ -160,7 +176,14 @@ impl Gateway {
     }
 
     /// Removes the data plane and what was remembered for the next daemon.
-    pub fn detach(self) -> Result<(), Failure> {
+    pub async fn detach(mut self) -> Result<(), Failure> {
+        let now = Instant::now();
+        for tunnel in self.live.state.tunnels.keys() {
+            self.live.adjacencies.remove_tunnel(*tunnel, now);
+        }
+        self.release_neighbours().await;
+        let devices: Vec<IfIndex> = self.live.state.interfaces.keys().copied().collect();
+        multicast::synchronise(std::iter::empty(), &devices);
         self.live.plane.remove()?;
         Remembered::remove(&self.instance)?;
         Ok(())
@@ -177,12 +200,10 @@ impl Gateway {
     pub fn notice(&mut self, notification: Notification) -> bool {
         match notification {
             Notification::Neighbour(neighbour) => {
-                let now = Instant::now();
-                let adjacencies = &mut self.live.adjacencies;
-                if adjacencies.set_neighbour(neighbour.hop, neighbour.mac, now) {
+                if self.note_neighbour(neighbour.hop, Some(&neighbour)) {
                     self.report_hop(&neighbour);
-                    self.live.write_adjacencies();
                 }
+                self.live.write_adjacencies();
                 return false;
             }
             Notification::Link(link) => {
@@ -196,6 +217,10 @@ impl Gateway {
             }
             Notification::Routes(Some(prefix)) => self.stale.add_route(prefix),
             Notification::Routes(None) => self.stale.all_routes = true,
+            Notification::Addresses => {
+                self.stale.addresses = true;
+                self.stale.all_routes = true;
+            }
             Notification::Overrun => self.stale.everything = true,
         }
         true
@@ -209,6 +234,10 @@ impl Gateway {
         }
         if stale.everything || stale.devices {
             self.follow_devices().await;
+            self.check_programs().await;
+        }
+        if stale.everything || stale.addresses {
+            self.read_addresses().await;
         }
         let adjacencies = &self.live.adjacencies;
         let all = stale.everything || stale.all_routes || stale.devices;
@@ -257,6 +286,10 @@ impl Gateway {
         let tasks = self.live.adjacencies.round(now);
         self.tend(tasks).await;
         self.live.write_adjacencies();
+        self.release_neighbours().await;
+        self.live.announcements.log();
+        self.watch_programs().await;
+        self.announce();
     }
 
     async fn bring_up(&mut self, config: Config) -> Result<(), Failure> {
@@ -264,6 +297,7 @@ impl Gateway {
         self.enforce(prepared).await?;
         // The program runs by now: to fail would leave it without a daemon.
         log_error(self.live.plane.supersede());
+        self.release_strays().await;
         Ok(())
     }
 
@@ -325,12 +359,18 @@ impl Gateway {
         let unknown = self.live.announce(desired);
         self.open_underlays(&desired.interfaces);
         self.look_up(unknown).await;
+        self.read_addresses().await;
+        let ports = self.live.state.ports.clone();
         let before: BTreeSet<IfIndex> = self.live.state.interfaces.keys().copied().collect();
         let result = self.live.transition(desired, Instant::now());
         self.warn_of_the_host(&before);
+        self.begin_announcements(&ports);
         let interfaces = self.live.state.interfaces.clone();
         self.open_underlays(&interfaces);
         self.live.write_adjacencies();
+        let interfaces = &self.live.state.interfaces;
+        self.lost
+            .retain(|device, _| interfaces.contains_key(device));
         result
     }
 

@@ -3,17 +3,18 @@
 //! Called at each change and each round. What is known lies in `adjacency`; here is the asking. Holds: no answer is no
 //! knowledge, so that what works stays in force until the kernel says otherwise.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Instant;
 
 use futures_util::StreamExt;
 use gre_common::id::{IfIndex, MacAddress};
 
 use super::Gateway;
-use crate::adjacency::{Confirm, Task, UnderlayDevice, Way};
+use crate::adjacency::{Confirm, Finding, Task, Underlay, UnderlayDevice, Way};
 use crate::error::Error;
-use crate::netlink::{Hop, KernelNeighbour};
+use crate::netlink::{Hop, Kept, KernelNeighbour, Netlink, Route};
 use crate::plan::Interface;
+use crate::policy::Policy;
 use crate::solicitation::Solicitation;
 
 /// Questions to the kernel under way at one time.
@@ -24,9 +25,19 @@ const MANY_HOPS: usize = 16;
 impl Gateway {
     /// Looks ways up in the kernel's routing tables, and the neighbours that turn out to be new.
     pub(super) async fn look_up(&mut self, ways: Vec<Way>) {
+        let policies = self.policies(&ways).await;
+        let policy = |way: Way| policies[usize::from(way.remote.is_ipv6())].as_ref();
+        let (askable, unanswered): (Vec<_>, Vec<_>) =
+            ways.into_iter().partition(|way| policy(*way).is_some());
+        for way in unanswered {
+            self.live.adjacencies.set_unanswered(way);
+        }
         let netlink = &self.netlink;
-        let found: Vec<(Way, Result<Option<Hop>, Error>)> = futures_util::stream::iter(ways)
-            .map(async |way| (way, netlink.route(way.local, way.remote).await))
+        let questions = askable
+            .into_iter()
+            .filter_map(|way| policy(way).map(|policy| (way, policy)));
+        let found: Vec<(Way, Result<Option<Route>, Error>)> = futures_util::stream::iter(questions)
+            .map(async |(way, policy)| (way, netlink.route(way, policy).await))
             .buffer_unordered(LOOK_UPS)
             .collect()
             .await;
@@ -35,11 +46,9 @@ impl Gateway {
         let mut new_hops = Vec::new();
         for (way, answer) in found {
             match answer {
-                Ok(hop) => {
-                    if hop.is_none() {
-                        tracing::debug!("no route from {} to {}", way.local, way.remote);
-                    }
-                    new_hops.extend(adjacencies.set_route(way, hop, now));
+                Ok(route) => {
+                    new_hops.extend(adjacencies.set_route(way, route.map(|route| route.hop), now));
+                    adjacencies.set_mtu(way, route.and_then(|route| route.mtu));
                 }
                 Err(error) => {
                     tracing::warn!("{:#}; asking again", anyhow::Error::from(error));
@@ -50,14 +59,47 @@ impl Gateway {
         self.read_neighbours(new_hops).await;
     }
 
+    /// The rules of IPv4 and IPv6 that concern GRE, as far as ways of the family are asked for; `None`: nothing is known.
+    async fn policies(&self, ways: &[Way]) -> [Option<Policy>; 2] {
+        let mut policies = [None, None];
+        for (policy, ipv6) in policies.iter_mut().zip([false, true]) {
+            if ways.iter().any(|way| way.remote.is_ipv6() == ipv6) {
+                *policy = match self.netlink.policy(ipv6).await {
+                    Ok(policy) => Some(policy),
+                    Err(error) => {
+                        tracing::warn!("{:#}; asking again", anyhow::Error::from(error));
+                        None
+                    }
+                };
+            }
+        }
+        policies
+    }
+
+    /// Compares the tunnels' own ends with the host's addresses.
+    pub(super) async fn read_addresses(&mut self) {
+        match self.netlink.addresses().await {
+            Ok(addresses) => self.live.adjacencies.set_addresses(addresses),
+            Err(error) => tracing::warn!("{:#}", anyhow::Error::from(error)),
+        }
+    }
+
     /// Compares next hops with the kernel's neighbour entries.
     pub(super) async fn read_neighbours(&mut self, hops: Vec<Hop>) {
-        let entries = self.neighbours_at(hops).await;
-        let now = Instant::now();
-        for (hop, neighbour) in entries {
-            let mac = neighbour.and_then(|neighbour| neighbour.mac);
-            self.live.adjacencies.set_neighbour(hop, mac, now);
+        for (hop, neighbour) in self.neighbours_at(hops).await {
+            self.note_neighbour(hop, neighbour.as_ref());
         }
+    }
+
+    /// Takes the kernel's entry of a next hop, or that there is none. Returns whether its address has changed.
+    pub(super) fn note_neighbour(&mut self, hop: Hop, neighbour: Option<&KernelNeighbour>) -> bool {
+        let mac = neighbour.and_then(|neighbour| neighbour.mac);
+        let adjacencies = &mut self.live.adjacencies;
+        let has_changed = adjacencies.set_neighbour(hop, mac, Instant::now());
+        if neighbour.is_some_and(|neighbour| neighbour.failed) {
+            adjacencies.set_finding(hop, Finding::Silent);
+        }
+        has_changed
     }
 
     /// The kernel's entries of next hops. Those that it has not answered for are left out: nothing is known of them.
@@ -98,10 +140,8 @@ impl Gateway {
     /// Asks the kernel, and the next hops themselves, whether all is as it was.
     pub(super) async fn tend(&mut self, tasks: Vec<Task>) {
         for task in &tasks {
-            if let Task::Resolve(hop) = task
-                && let Err(error) = self.netlink.resolve(*hop).await
-            {
-                tracing::debug!("{:#}", anyhow::Error::from(error));
+            if let Task::Resolve(hop) = task {
+                self.resolve(*hop).await;
             }
         }
         let entries = self.neighbours_at(tasks.iter().map(|task| task.hop()).collect());
@@ -111,19 +151,48 @@ impl Gateway {
             let Some(neighbour) = entries.get(&task.hop()).copied() else {
                 continue;
             };
-            let adjacencies = &mut self.live.adjacencies;
             match task {
                 Task::Resolve(hop) => {
-                    let mac = neighbour.and_then(|neighbour| neighbour.mac);
-                    adjacencies.set_neighbour(hop, mac, now);
+                    self.note_neighbour(hop, neighbour.as_ref());
                 }
                 Task::Confirm(confirm) => {
+                    let adjacencies = &mut self.live.adjacencies;
                     if let Some(destination) = adjacencies.heard(confirm.hop, neighbour, now) {
                         self.confirm(&confirm, destination);
+                    }
+                    // One that the kernel has learnt by itself, and may throw away. Those made by hand it keeps.
+                    let learnt = neighbour.filter(|neighbour| neighbour.unconfirmed.is_some());
+                    if learnt.is_some_and(|neighbour| neighbour.kept == Kept::No) {
+                        self.resolve(confirm.hop).await;
                     }
                 }
             }
         }
+    }
+
+    async fn resolve(&mut self, hop: Hop) {
+        let Err(error) = self.netlink.resolve(hop).await else {
+            return;
+        };
+        if Netlink::is_table_full(&error) {
+            let adjacencies = &mut self.live.adjacencies;
+            adjacencies.set_finding(hop, Finding::TableFull);
+        }
+        tracing::debug!("{:#}", anyhow::Error::from(error));
+    }
+
+    /// Leaves the kernel the entries of next hops that nothing leads to any more.
+    pub(super) async fn release_neighbours(&mut self) {
+        release(&self.netlink, self.live.adjacencies.take_released()).await;
+    }
+
+    /// The same for those that an earlier daemon has left.
+    pub(super) async fn release_strays(&mut self) {
+        let used: HashSet<Hop> = self.live.adjacencies.hops().into_iter().collect();
+        let interfaces = &self.live.state.interfaces;
+        let mut strays = kept_on(&self.netlink, |device| interfaces.contains_key(&device)).await;
+        strays.retain(|hop| !used.contains(hop));
+        release(&self.netlink, strays).await;
     }
 
     fn confirm(&self, confirm: &Confirm, destination: Option<MacAddress>) {
@@ -147,10 +216,17 @@ impl Gateway {
             let is_underlay = interfaces
                 .get(index)
                 .is_some_and(|interface| interface.underlay);
-            let device = link.mac.filter(|_| is_underlay && link.up);
-            let device = device.map(|mac| UnderlayDevice {
-                mac,
-                mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
+            let device = link.mac.filter(|_| is_underlay).map(|mac| {
+                if !link.up {
+                    return Underlay::Down;
+                }
+                if self.lost.contains_key(index) {
+                    return Underlay::Bare;
+                }
+                Underlay::Ready(UnderlayDevice {
+                    mac,
+                    mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
+                })
             });
             self.live.adjacencies.set_device(*index, device);
         }
@@ -167,6 +243,33 @@ impl Gateway {
         match neighbour.mac {
             Some(mac) => tracing::info!("next hop {} on {device}: {mac}", neighbour.hop.address),
             None => tracing::warn!("next hop {} on {device}: lost", neighbour.hop.address),
+        }
+    }
+}
+
+/// Leaves the kernel the entries that a gateway without a daemon had it keep on these devices.
+pub(crate) async fn release_all_on(netlink: &Netlink, devices: &[IfIndex]) {
+    let kept = kept_on(netlink, |device| devices.contains(&device)).await;
+    release(netlink, kept).await;
+}
+
+async fn kept_on(netlink: &Netlink, wanted: impl Fn(IfIndex) -> bool) -> Vec<Hop> {
+    let neighbours = netlink.neighbours().await.unwrap_or_else(|error| {
+        tracing::warn!("{:#}", anyhow::Error::from(error));
+        Vec::new()
+    });
+    neighbours
+        .into_iter()
+        .filter(|neighbour| neighbour.kept == Kept::ByUs && wanted(neighbour.hop.device))
+        .map(|neighbour| neighbour.hop)
+        .collect()
+}
+
+/// One that cannot be released costs the kernel an entry, and nobody else anything.
+async fn release(netlink: &Netlink, hops: Vec<Hop>) {
+    for hop in hops {
+        if let Err(error) = netlink.release(hop).await {
+            tracing::debug!("{:#}", anyhow::Error::from(error));
         }
     }
 }

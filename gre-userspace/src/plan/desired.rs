@@ -17,7 +17,7 @@ use ipnet::IpNet;
 
 use super::diff::Change;
 use super::group::Group;
-use crate::config::{Keys, Name, Tos, Ttl, XdpMode};
+use crate::config::{Keys, Name, Tos, Ttl, XdpMode, overhead};
 pub use crate::report::Origin as RouteOrigin;
 
 /// What the data plane holds, or should hold. Every id in it names an object in it.
@@ -267,8 +267,16 @@ impl Port {
 }
 
 impl Tunnel {
-    /// Its entry, once it is known how the remote is reached.
-    pub fn entry(&self, adjacency: AdjacencyId) -> TunnelEntry {
+    /// Greatest inner packet on a route that takes outer ones of at most `route` bytes.
+    pub fn mtu_over(&self, route: Option<u32>) -> u16 {
+        let overhead = overhead(self.local, self.keys, self.checksum, self.sequence);
+        let room = route.map(|route| route.saturating_sub(overhead.into()));
+        let room = room.and_then(|room| u16::try_from(room).ok());
+        room.map_or(self.mtu, |room| room.min(self.mtu))
+    }
+
+    /// Its entry, once it is known how the remote is reached, and the greatest outer packet that the route takes.
+    pub fn entry(&self, adjacency: AdjacencyId, route: Option<u32>) -> TunnelEntry {
         let flags = self.flags();
         let (local, remote) = (Address::from(self.local), Address::from(self.remote));
         let header_sum = match remote.family() {
@@ -279,7 +287,7 @@ impl Tunnel {
             network: self.network,
             adjacency,
             flags,
-            mtu: self.mtu,
+            mtu: self.mtu_over(route),
             ttl: match self.ttl {
                 Ttl::Fixed(ttl) => ttl,
                 Ttl::Inherit => 0,

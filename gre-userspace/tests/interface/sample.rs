@@ -5,9 +5,9 @@ use gre_common::verdict::DropReason;
 use gre_userspace::config::Config;
 use gre_userspace::failure::Failure;
 use gre_userspace::report::{
-    Action, Adjacency, AttachMode, Change, Device, Direction, DropCounter, DropsByReason, Member,
-    Neighbour, Network, NextHop, Origin, OwnerKind, Peering, PeeringState, Port, Resolution, Role,
-    Route, Snapshot, State, TableFill, Traffic, Tunnel,
+    Action, Adjacency, AttachMode, Change, Device, Direction, DownReason, DropCounter,
+    DropsByReason, Member, Neighbour, Network, NextHop, Origin, OwnerKind, Peering, PeeringState,
+    Port, Resolution, Role, Route, Snapshot, State, TableFill, Traffic, Tunnel,
 };
 use gre_userspace::request::{Document, Request, Requests};
 use tokio::sync::mpsc;
@@ -104,6 +104,9 @@ pub(crate) fn tunnels() -> Vec<Tunnel> {
             receive_key: Some(1001),
             transmit_key: Some(1001),
             state: State::Up,
+            since: Some("2026-11-30T09:00:00Z".to_owned()),
+            reason: None,
+            explanation: None,
             mtu: 1400,
             adjacency: Adjacency {
                 device: Some("eth0".to_owned()),
@@ -126,6 +129,9 @@ pub(crate) fn tunnels() -> Vec<Tunnel> {
             receive_key: Some(0),
             transmit_key: Some(u32::MAX),
             state: State::Down,
+            since: Some("2026-11-30T09:00:07Z".to_owned()),
+            reason: Some(DownReason::NoRoute),
+            explanation: Some("the host has no route".to_owned()),
             mtu: 1448,
             adjacency: Adjacency {
                 device: None,
@@ -145,6 +151,9 @@ pub(crate) fn tunnels() -> Vec<Tunnel> {
             receive_key: None,
             transmit_key: None,
             state: State::Down,
+            since: None,
+            reason: Some(DownReason::NoAnswer),
+            explanation: Some("nobody answers".to_owned()),
             mtu: 1476,
             adjacency: Adjacency {
                 device: Some("eth0".to_owned()),
@@ -389,6 +398,7 @@ pub(crate) fn devices() -> Vec<Device> {
             mac: mac(2),
             mtu: Some(1500),
             state: State::Up,
+            explanation: None,
             mode: Some(AttachMode::Native),
             program: Some(41),
             redirect: true,
@@ -405,6 +415,7 @@ pub(crate) fn devices() -> Vec<Device> {
             mac: None,
             mtu: None,
             state: State::Down,
+            explanation: Some("there is no device eth7".to_owned()),
             mode: None,
             program: None,
             redirect: false,

@@ -43,14 +43,14 @@ fn an_empty_list_still_shows_its_titles() {
 
 #[test]
 fn lines_can_be_cut_at_spaces() {
-    assert_cells_hold_no_spaces(&sample::tunnels(), 0);
+    assert_cells_hold_no_spaces(&sample::tunnels(), 1);
     assert_cells_hold_no_spaces(&sample::networks(), 0);
     assert_cells_hold_no_spaces(&sample::ports(), 0);
     assert_cells_hold_no_spaces(&sample::peerings(), 1);
     assert_cells_hold_no_spaces(&sample::routes(), 0);
     assert_cells_hold_no_spaces(&sample::neighbours(), 0);
     assert_cells_hold_no_spaces(&sample::drops(), 1);
-    assert_cells_hold_no_spaces(&sample::devices(), 0);
+    assert_cells_hold_no_spaces(&sample::devices(), 1);
 }
 
 /// Holds for all cells but the last `free` of a line.
@@ -85,6 +85,9 @@ fn a_tunnel_in_json_has_the_names_and_nesting_of_the_contract() {
                 "receive_key": 1001,
                 "transmit_key": 1001,
                 "state": "up",
+                "since": "2026-11-30T09:00:00Z",
+                "reason": null,
+                "explanation": null,
                 "mtu": 1400,
                 "adjacency": {"device": "eth0", "mac": "02:00:00:00:00:01", "state": "resolved"},
                 "rx": {"packets": 1200, "bytes": 120_000, "dropped": 3},
@@ -100,6 +103,9 @@ fn a_tunnel_in_json_has_the_names_and_nesting_of_the_contract() {
                 "receive_key": 0,
                 "transmit_key": u32::MAX,
                 "state": "down",
+                "since": "2026-11-30T09:00:07Z",
+                "reason": "no_route",
+                "explanation": "the host has no route",
                 "mtu": 1448,
                 "adjacency": {"device": null, "mac": null, "state": "unresolved"},
                 "rx": {"packets": 0, "bytes": 0, "dropped": 0},
