@@ -12,7 +12,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::api;
@@ -206,7 +206,8 @@ impl Daemon {
                 }
                 () = flush_log(self.streams.logger.as_mut()) => {}
                 _ = rounds.tick() => gateway.round().await,
-                () = std::future::ready(()), if self.snapshots.is_at_work() => {
+                // Lets connections be served meanwhile.
+                () = yield_now(), if self.snapshots.is_at_work() => {
                     self.snapshots.go_on(&gateway);
                 }
                 () = tick(watchdog.as_mut()) => notify(&[NotifyState::Watchdog]),

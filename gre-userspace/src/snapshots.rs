@@ -11,7 +11,7 @@ use crate::report::Snapshot;
 use crate::request::Reply;
 
 /// Tunnels that are read before the loop looks at anything else.
-const PIECE: usize = 1000;
+const PIECE: usize = 250;
 
 /// Those who wait for a snapshot, and the one that is being taken for the first of them.
 #[derive(Default)]
