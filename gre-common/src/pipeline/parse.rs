@@ -247,7 +247,7 @@ fn behind_options<F: Frame>(frame: &F, first: IpProto, offset: usize) -> Behind 
     }
     Behind {
         offset: bound::index::<OFFSETS>(offset as u64),
-        what: bound::copy(flags | next.0 as u64),
+        what: bound::copy(flags | u64::from(next.0)),
     }
 }
 

@@ -52,7 +52,7 @@ pub(super) fn accept<C: SequenceCell>(cell: &C, number: u32, now: u64) -> Result
                 _ => return Err(DropReason::SequenceOld),
             }
         };
-        if cell.replace(current, VALID | confirmed | time << 32 | number as u64) {
+        if cell.replace(current, VALID | confirmed | time << 32 | u64::from(number)) {
             return Ok(());
         }
     }
@@ -109,13 +109,13 @@ const fn may_start(state: u64, number: u32, time: u64) -> bool {
 fn completes_run<C: SequenceCell>(cell: &C, last: u32, number: u32) -> bool {
     let run = cell.run();
     let length = run >> RUN_SHIFT;
-    let place = last as u64 & RUN_MASK;
+    let place = u64::from(last) & RUN_MASK;
     let goes_on = run >> 32 & RUN_MASK == place && follows(number, run as u32);
     let length = if length > 0 && goes_on { length + 1 } else { 1 };
     if length >= RUN {
         return true;
     }
-    cell.set_run(length << RUN_SHIFT | place << 32 | number as u64);
+    cell.set_run(length << RUN_SHIFT | place << 32 | u64::from(number));
     false
 }
 
