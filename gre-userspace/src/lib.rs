@@ -38,3 +38,5 @@ pub mod request;
 pub mod show;
 pub mod solicitation;
 pub mod vlan_offload;
+
+mod xdp_features;
