@@ -75,6 +75,8 @@ fn what_a_native_program_cannot_send_is_counted_as_dropped() {
     assert_eq!(traffic.tx_packets, 0, "{traffic:?}");
     let shown = gateway.show_one("device", "u0");
     assert_eq!(shown["redirect"], false, "{shown}");
+    let explanation = shown["explanation"].as_str().unwrap_or_default();
+    assert!(explanation.contains("xdp_mode"), "{shown}");
     let log = gateway.log();
     assert!(log.contains("u0: its driver takes no frames"), "{log}");
 

@@ -75,7 +75,7 @@ pub struct Gateway {
     /// Devices that somebody has taken the program off, and why it cannot be put back.
     pub(crate) lost: BTreeMap<IfIndex, String>,
     /// Devices that cannot be sent on although they carry the program.
-    unable: BTreeSet<IfIndex>,
+    pub(crate) unable: BTreeSet<IfIndex>,
     /// Rounds since the devices were last looked at.
     rounds: u32,
     /// Ports whose addresses are still to be announced.
