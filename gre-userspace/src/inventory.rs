@@ -523,7 +523,7 @@ impl Gateway {
         }
     }
 
-    /// Why a device carries nothing.
+    /// Why a device carries nothing, or not all.
     fn device_fault(&self, name: &str, link: Option<&Link>) -> Option<String> {
         let Some(link) = link else {
             return Some(format!(
@@ -536,7 +536,12 @@ impl Gateway {
         if self.live.plane.attach_mode(link.index).is_none() {
             return Some("the program is not attached: the log says why".to_owned());
         }
-        (!link.up).then(|| format!("`ip link set {name} up`, or see to its carrier"))
+        if !link.up {
+            return Some(format!("`ip link set {name} up`, or see to its carrier"));
+        }
+        self.unable.contains(&link.index).then(|| {
+            "its driver takes no frames from other drivers: allow \"generic\" by `xdp_mode` of all devices".to_owned()
+        })
     }
 
     /// Whether the device is up and carries the program.

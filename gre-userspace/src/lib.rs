@@ -42,3 +42,5 @@ pub mod show;
 mod snapshots;
 pub mod solicitation;
 pub mod vlan_offload;
+
+mod xdp_features;

@@ -83,6 +83,8 @@ pub struct Link {
     pub up: bool,
     /// Whether it is one end of a veth pair.
     pub veth: bool,
+    /// Whether it is of a kind without a driver that could take frames from another one.
+    pub is_soft: bool,
     /// The XDP program on it.
     pub program: Option<AttachedProgram>,
 }
@@ -440,6 +442,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
             .flags
             .contains(LinkFlags::Up | LinkFlags::LowerUp),
         veth: false,
+        is_soft: false,
         program: None,
     };
     for attribute in &message.attributes {
@@ -449,12 +452,27 @@ fn link(message: &LinkMessage) -> Option<Link> {
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::LinkInfo(infos) => {
                 link.veth = infos.contains(&LinkInfo::Kind(InfoKind::Veth));
+                link.is_soft = infos.iter().any(is_soft);
             }
             LinkAttribute::Xdp(attributes) => link.program = attached_program(attributes),
             _ => {}
         }
     }
     Some(link)
+}
+
+fn is_soft(info: &LinkInfo) -> bool {
+    let LinkInfo::Kind(kind) = info else {
+        return false;
+    };
+    matches!(
+        kind,
+        InfoKind::Bridge
+            | InfoKind::MacVlan
+            | InfoKind::MacVtap
+            | InfoKind::IpVlan
+            | InfoKind::Vlan
+    )
 }
 
 fn attached_program(attributes: &[LinkXdp]) -> Option<AttachedProgram> {

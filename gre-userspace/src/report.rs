@@ -277,7 +277,7 @@ pub struct Device {
     pub mtu: Option<u16>,
     /// Up while it exists, is up and carries the program.
     pub state: State,
-    /// Why it is down, and what to do.
+    /// Why it is down or cannot be sent on, and what to do.
     #[serde(default)]
     pub explanation: Option<String>,
     /// How the program is attached; `None`: it is not.

@@ -46,7 +46,7 @@ pub(super) struct UnderlayDraft {
     pub(super) label: String,
     pub(super) device: Field<DeviceName>,
     pub(super) local: List<IpAddr>,
-    xdp_mode: Option<XdpMode>,
+    pub(super) xdp_mode: Option<XdpMode>,
 }
 
 pub(super) struct TenantDraft {
@@ -67,6 +67,7 @@ pub(super) struct PortDraft {
     pub(super) device: Field<DeviceName>,
     pub(super) vlan: Option<Option<Spanned<VlanId>>>,
     pub(super) address: List<IpNet>,
+    pub(super) xdp_mode: Option<Option<Spanned<XdpMode>>>,
 }
 
 pub(super) struct TunnelDraft {
@@ -222,6 +223,7 @@ fn port(mut section: Section<'_, '_, '_>) -> PortDraft {
         device: section.required("device", "\"eth1\"", value::device),
         vlan: section.optional("vlan", value::vlan),
         address: section.required_list("address", "[\"10.10.30.1/25\"]", value::interface_address),
+        xdp_mode: section.optional("xdp_mode", value::xdp_mode),
         label: section.finish(),
     }
 }
@@ -474,6 +476,7 @@ impl PortDraft {
             device: self.device?,
             vlan: self.vlan?,
             address: self.address?,
+            xdp_mode: self.xdp_mode?.map(Spanned::into_inner),
         })
     }
 }

@@ -105,6 +105,8 @@ pub struct Port {
     pub vlan: Option<Spanned<VlanId>>,
     /// The gateway's own addresses with the lengths of the port's subnets.
     pub address: Vec<Spanned<IpNet>>,
+    /// How XDP is attached to the device; `None`: that is not stated here. All statements about a device agree.
+    pub xdp_mode: Option<XdpMode>,
 }
 
 /// `[[tunnel]]`

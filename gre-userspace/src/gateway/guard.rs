@@ -42,6 +42,7 @@ impl Gateway {
                 self.check_program(&link, own);
             }
         }
+        self.settle_redirects();
         if self.lost.len() != lost_before {
             let interfaces = self.live.state.interfaces.clone();
             self.open_underlays(&interfaces);

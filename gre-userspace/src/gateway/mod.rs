@@ -5,6 +5,7 @@
 
 mod announce;
 mod guard;
+mod redirect;
 mod underlay;
 
 pub(crate) use underlay::release_all_on;
@@ -76,6 +77,8 @@ pub struct Gateway {
     stale: Stale,
     /// Devices that somebody has taken the program off, and why it cannot be put back.
     pub(crate) lost: BTreeMap<IfIndex, String>,
+    /// Devices that cannot be sent on although they carry the program.
+    pub(crate) unable: BTreeSet<IfIndex>,
     /// Rounds since the devices were last looked at.
     rounds: u32,
     /// Ports whose addresses are still to be announced.
@@ -145,6 +148,7 @@ impl Gateway {
             told_of_drops: Cell::new(false),
             stale: Stale::default(),
             lost: BTreeMap::new(),
+            unable: BTreeSet::new(),
             rounds: 0,
             schedule: Schedule::default(),
         };
@@ -368,7 +372,11 @@ impl Gateway {
         let interfaces = self.live.state.interfaces.clone();
         self.open_underlays(&interfaces);
         self.live.write_adjacencies();
+        if result.is_ok() {
+            self.settle_redirects();
+        }
         let interfaces = &self.live.state.interfaces;
+        self.unable.retain(|device| interfaces.contains_key(device));
         self.lost
             .retain(|device, _| interfaces.contains_key(device));
         result

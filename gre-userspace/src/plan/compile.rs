@@ -261,6 +261,7 @@ fn interface(desired: &mut Desired, device: Device) -> &mut Interface {
 /// Lets the port's frames find it.
 fn attach(desired: &mut Desired, port: &config::Port, id: PortId, device: Device) {
     let interface = interface(desired, device);
+    interface.xdp_mode = port.xdp_mode.unwrap_or(interface.xdp_mode);
     match &port.vlan {
         Some(vlan) => {
             interface.tagged_ports = true;

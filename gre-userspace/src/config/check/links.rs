@@ -11,6 +11,7 @@ use crate::config::draft::{Drafts, NetworkDraft, PortDraft};
 pub(super) fn check(drafts: &Drafts, report: &mut Report<'_>) {
     underlays_are_distinct(drafts, report);
     ports_are_distinct(drafts, report);
+    modes_of_a_device_agree(drafts, report);
     for network in &drafts.networks {
         address_space_is_disjoint(network, report);
     }
@@ -103,6 +104,38 @@ fn ports_are_distinct(drafts: &Drafts, report: &mut Report<'_>) {
                 "the underlay",
                 format!("{}: {what} is the underlay", port.label),
                 "give the port a `vlan` or another device",
+            );
+        }
+    }
+}
+
+/// What an underlay does not state is `auto`, and binds ports on its device; a port that states nothing agrees to all.
+fn modes_of_a_device_agree(drafts: &Drafts, report: &mut Report<'_>) {
+    let mut stated = HashMap::new();
+    for underlay in &drafts.underlays {
+        if let (Some(device), Some(mode)) = (&underlay.device, underlay.xdp_mode) {
+            stated.insert(device.get_ref(), (mode, device.span()));
+        }
+    }
+    for port in &drafts.ports {
+        let (Some(device), Some(Some(mode))) = (&port.device, &port.xdp_mode) else {
+            continue;
+        };
+        let first = stated
+            .entry(device.get_ref())
+            .or_insert((*mode.get_ref(), mode.span()));
+        if first.0 != *mode.get_ref() {
+            let first = Spanned::new(first.1.clone(), ());
+            report.conflict(
+                mode,
+                &first,
+                "the other statement",
+                format!(
+                    "{}: `xdp_mode` of device `{}` is stated differently elsewhere",
+                    port.label,
+                    device.get_ref()
+                ),
+                "a device has one `xdp_mode`: state the same everywhere, or once",
             );
         }
     }
