@@ -81,7 +81,7 @@ drop_reasons! {
     LocalUnsupported = 26, "local_unsupported", "The packet is for the gateway itself, which answers echo requests only.";
     PeeringTransit = 27, "peering_transit", "A peering does not lead on into tunnels or further peerings.";
     NoHeadroom = 28, "no_headroom", "There is no room before the frame for the outer headers.";
-    TransmitFailed = 29, "transmit_failed", "The device to send on is not attached.";
+    TransmitFailed = 29, "transmit_failed", "The device to send on is not attached, or cannot take the frame.";
     MissingEntry = 30, "missing_entry", "A table entry refers to one that is not there.";
     GroupDown = 31, "group_down", "No tunnel of the group that the route leads to can be used.";
     SequenceJump = 32, "sequence_jump", "The sequence number is far ahead of the last one, and too few packets have confirmed it.";
