@@ -6,7 +6,6 @@
 //!  record: | type (1) | 0 (1) | number of sources (2): 0 | group (16) |
 //! ```
 
-use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
 
 use gre_common::id::{MacAddress, VlanId};
@@ -20,8 +19,11 @@ const REPORT: u8 = 143;
 /// "Change to exclude mode" of no source: everything sent to the group is wanted.
 const EVERY_SOURCE: [u8; 4] = [4, 0, 0, 0];
 
-/// The frame. Its source is the unspecified address: the gateway has no link-local one (RFC 3810 §5.2.13).
-pub(crate) fn frame(mac: MacAddress, vlan: VlanId, groups: &BTreeSet<Ipv6Addr>) -> Vec<u8> {
+/// Groups of one report: it stays far below the least MTU of IPv6, 1280 bytes.
+pub(crate) const MOST_GROUPS: usize = 50;
+
+/// The frame about up to [`MOST_GROUPS`] groups. Its source is the unspecified address: the gateway has no link-local one (RFC 3810 §5.2.13).
+pub(crate) fn frame(mac: MacAddress, vlan: VlanId, groups: &[Ipv6Addr]) -> Vec<u8> {
     let message = message(groups);
     let length = (ROUTER_ALERT.len() + message.len()) as u16;
     let mut frame = [ROUTERS_MAC, mac.0].concat();
@@ -39,7 +41,7 @@ pub(crate) fn frame(mac: MacAddress, vlan: VlanId, groups: &BTreeSet<Ipv6Addr>) 
     frame
 }
 
-fn message(groups: &BTreeSet<Ipv6Addr>) -> Vec<u8> {
+fn message(groups: &[Ipv6Addr]) -> Vec<u8> {
     let mut message = vec![REPORT, 0, 0, 0, 0, 0];
     message.extend((groups.len() as u16).to_be_bytes());
     for group in groups {
@@ -76,11 +78,7 @@ mod tests {
     fn a_report_of_two_groups_reads_as_rfc_3810_says() {
         let groups =
             ["ff02::1:ff00:1", "ff02::1:ff00:2"].map(|group| group.parse().expect("valid"));
-        let frame = frame(
-            MacAddress([2, 0, 0, 0, 0, 1]),
-            VlanId(130),
-            &BTreeSet::from(groups),
-        );
+        let frame = frame(MacAddress([2, 0, 0, 0, 0, 1]), VlanId(130), &groups);
         assert_eq!(frame[..6], ROUTERS_MAC);
         assert_eq!(frame[12..18], [0x81, 0, 0, 130, 0x86, 0xdd]);
         let ip = &frame[18..];

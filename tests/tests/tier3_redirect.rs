@@ -53,6 +53,33 @@ fn a_veth_whose_peer_stops_to_take_frames_gets_every_packet() {
     assert_eq!(running.gateway.show_one("device", "u0")["redirect"], true);
 }
 
+/// The same while no daemon runs: the next one takes the program over from the drivers.
+#[test]
+fn a_veth_whose_peer_has_stopped_to_take_frames_at_a_restart_gets_every_packet() {
+    if !can_use_namespaces() {
+        return;
+    }
+    let (namespace, host) = (Namespace::new("gateway"), Namespace::new("site"));
+    let link = Veth::new((&namespace, "u0"), (&host, "wan"));
+    host.sh("ethtool -K wan tx off gro off");
+    let index = host.interface_index("wan");
+    let ready = host.run(|| Attachment::xdp_pass(index)).unwrap();
+    let mut running = office(namespace, host, link.near, link.far).start();
+    running.gateway.kill();
+    drop(ready);
+    running.gateway.run();
+    for device in [PORT, "u0"] {
+        let shown = running.gateway.show_one("device", device);
+        assert_eq!(shown["mode"], "generic", "{shown}");
+    }
+    for ipv6 in [false, true] {
+        running.expect_reachable(ipv6);
+    }
+    let log = running.gateway.log();
+    assert!(!log.contains("cannot"), "{log}");
+    assert!(!log.contains("taken the program off"), "{log}");
+}
+
 /// Where the configuration wants the program in the driver, nothing is said to be sent that is not.
 #[test]
 fn what_a_native_program_cannot_send_is_counted_as_dropped() {

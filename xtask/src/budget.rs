@@ -8,6 +8,8 @@ use std::{collections::BTreeMap, fmt::Write as _, fs, path::PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+/// The name of the check, which is no test of the harness.
+pub(crate) const CHECK: &str = "no_program_costs_more_than_stored";
 /// Most instructions of one program that any verifier may have to walk: half of what it gives up at.
 const MOST_INSTRUCTIONS: u32 = 500_000;
 /// How much more than stored is too much, as a part of that, for a kernel of the matrix: those are the stored ones.

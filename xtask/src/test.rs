@@ -43,8 +43,6 @@ const TIERS: [&str; 6] = [
 
 /// The tier whose tests run in guests.
 const MATRIX: u8 = 5;
-/// The name of the check of costs, which is no test of the harness.
-const BUDGET: &str = "no_program_costs_more_than_stored";
 
 struct TierResult {
     tier: u8,
@@ -88,7 +86,7 @@ fn run_tier(
     if tier == 0 {
         report.run("documentation examples", documentation_examples(), filter)?;
     }
-    if tier == 4 && filter.is_none_or(|filter| BUDGET.contains(filter)) {
+    if tier == 4 && filter.is_none_or(|filter| budget::CHECK.contains(filter)) {
         check_budget(&mut report)?;
     }
     if filter.is_none() && report.passed == 0 && report.skipped.is_empty() {
@@ -104,9 +102,10 @@ fn run_tier(
 /// What the programs cost this kernel, against the stored figures.
 fn check_budget(report: &mut Report) -> Result<()> {
     if !setup::is_root() {
-        report
-            .skipped
-            .push(format!("{BUDGET}: loading BPF programs needs root"));
+        report.skipped.push(format!(
+            "{}: loading BPF programs needs root",
+            budget::CHECK
+        ));
         return Ok(());
     }
     let program = build::target_directory()?.join("debug/gre-bench");
@@ -117,7 +116,7 @@ fn check_budget(report: &mut Report) -> Result<()> {
         }
         Err(error) => vec![format!("{error:#}")],
     };
-    report.check(BUDGET, &found);
+    report.check(budget::CHECK, &found);
     Ok(())
 }
 

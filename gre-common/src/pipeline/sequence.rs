@@ -101,7 +101,9 @@ const fn is_newer(number: u32, last: u32) -> bool {
 const fn may_start(state: u64, number: u32, time: u64) -> bool {
     let silence = time.wrapping_sub(state >> 32) & TIME_MASK;
     let is_late = (state as u32).wrapping_sub(number) < WINDOW;
-    silence >= RESYNCHRONISE_AFTER >> TIME_SHIFT || state & CONFIRMED == 0 && !is_late
+    // More than half of what fits is a clock that is behind: the packet before was another CPU's.
+    let is_silent = silence >= RESYNCHRONISE_AFTER >> TIME_SHIFT && silence <= TIME_MASK / 2;
+    is_silent || state & CONFIRMED == 0 && !is_late
 }
 
 /// Takes note of a number that does not follow. A race loses one packet of the run, which then takes longer.

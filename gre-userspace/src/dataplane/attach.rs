@@ -97,6 +97,16 @@ impl Attachments {
         self.inherited.contains_key(&device)
     }
 
+    /// The devices that the last generation is on.
+    pub(super) fn inherited_devices(&self) -> Vec<IfIndex> {
+        self.inherited.keys().copied().collect()
+    }
+
+    /// Whether the last generation's program is there to be put back.
+    pub(super) const fn may_go_back(&self) -> bool {
+        self.predecessor.is_some()
+    }
+
     /// How the program is attached; `None`: it is not.
     pub(super) fn mode(&self, device: IfIndex) -> Option<AttachMode> {
         self.attached.get(&device).map(|attachment| attachment.mode)
@@ -291,7 +301,7 @@ fn link(
         AttachMode::Generic => AyaMode::Skb,
     };
     let id = program.attach_to_if_index(device.0, flags)?;
-    // Old kernels attach without a link, which would end with this process; `load` has ruled them out.
+    // Old kernels attach without a link, which would end with this process; `kernel::check_version` has ruled them out.
     let link = FdLink::try_from(program.take_link(id)?).map_err(|_| AttachError::NoLink)?;
     let link = pins.pin_link(device, link)?;
     Ok(Attachment::new(link, mode))

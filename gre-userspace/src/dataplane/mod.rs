@@ -122,6 +122,16 @@ impl DataPlane {
         self.attachments.is_inherited(device)
     }
 
+    /// The devices that the last generation's program is on.
+    pub fn inherited_devices(&self) -> Vec<IfIndex> {
+        self.attachments.inherited_devices()
+    }
+
+    /// Whether a failure puts the last generation back: until [`DataPlane::supersede`].
+    pub fn may_go_back(&self) -> bool {
+        self.attachments.may_go_back()
+    }
+
     /// How the program of this generation is attached to a device; `None`: it is not.
     pub fn attach_mode(&self, device: IfIndex) -> Option<AttachMode> {
         self.attachments.mode(device)

@@ -64,14 +64,15 @@ impl Pins {
         mount_bpffs()?;
         let instances = self.directory.parent().map(Path::to_path_buf);
         let directories = instances.into_iter().chain([self.directory.clone()]);
-        for directory in directories.chain(self.children()) {
-            check_owner(&directory)?;
-        }
+        let directories: Vec<PathBuf> = directories.chain(self.children()).collect();
+        let check_owners = || directories.iter().try_for_each(|path| check_owner(path));
+        check_owners()?;
         self.finish_replacing_maps()?;
         for directory in [self.links(), self.programs()] {
             create_directory(&directory)?;
         }
-        Ok(())
+        // Somebody may have been quicker.
+        check_owners()
     }
 
     /// Whether anything of the instance is pinned.

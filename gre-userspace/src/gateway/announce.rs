@@ -63,13 +63,12 @@ impl Gateway {
     }
 
     fn report_groups(&self, port: &Port) {
-        let groups = multicast::groups(port);
-        if groups.is_empty() {
-            return;
-        }
-        let frame = listener_report::frame(port.mac, port.vlan.unwrap_or_default(), &groups);
-        if let Err(error) = self.solicitor.send(port.device, &frame) {
-            tracing::debug!("{}: cannot report groups: {error}", port.name);
+        let groups: Vec<_> = multicast::groups(port).into_iter().collect();
+        for groups in groups.chunks(listener_report::MOST_GROUPS) {
+            let frame = listener_report::frame(port.mac, port.vlan.unwrap_or_default(), groups);
+            if let Err(error) = self.solicitor.send(port.device, &frame) {
+                tracing::debug!("{}: cannot report groups: {error}", port.name);
+            }
         }
     }
 }

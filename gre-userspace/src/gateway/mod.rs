@@ -233,15 +233,15 @@ impl Gateway {
     /// Works off what [`Gateway::notice`] put in question.
     pub async fn refresh(&mut self) {
         let stale = std::mem::take(&mut self.stale);
-        if stale.everything {
-            self.read_links().await;
+        if stale.everything && !self.read_links().await {
+            self.stale.everything = true;
         }
         if stale.everything || stale.devices {
             self.follow_devices().await;
             self.check_programs().await;
         }
-        if stale.everything || stale.addresses {
-            self.read_addresses().await;
+        if (stale.everything || stale.addresses) && !self.read_addresses().await {
+            self.stale.addresses = true;
         }
         let adjacencies = &self.live.adjacencies;
         let all = stale.everything || stale.all_routes || stale.devices;
@@ -279,6 +279,10 @@ impl Gateway {
 
     /// Does what is due every [`ROUND`].
     pub async fn round(&mut self) {
+        if self.stale.everything || self.stale.addresses {
+            // The kernel has not answered last time.
+            self.refresh().await;
+        }
         let now = Instant::now();
         let Live {
             neighbours, plane, ..
@@ -297,11 +301,14 @@ impl Gateway {
     }
 
     async fn bring_up(&mut self, config: Config) -> Result<(), Failure> {
+        let left = self.live.plane.inherited_devices();
         let prepared = self.prepare(config).await?;
         self.enforce(prepared).await?;
         // The program runs by now: to fail would leave it without a daemon.
         log_error(self.live.plane.supersede());
-        self.release_strays().await;
+        self.settle_redirects();
+        self.release_strays(&left).await;
+        multicast::synchronise(self.live.state.ports.values(), &left);
         Ok(())
     }
 
@@ -372,7 +379,8 @@ impl Gateway {
         let interfaces = self.live.state.interfaces.clone();
         self.open_underlays(&interfaces);
         self.live.write_adjacencies();
-        if result.is_ok() {
+        // While the last generation can still be put back, its modes are kept.
+        if result.is_ok() && !self.live.plane.may_go_back() {
             self.settle_redirects();
         }
         let interfaces = &self.live.state.interfaces;
@@ -475,11 +483,16 @@ impl Gateway {
         }
     }
 
-    async fn read_links(&mut self) {
+    /// Returns whether the kernel has answered.
+    async fn read_links(&mut self) -> bool {
         match self.netlink.links().await {
             Ok(links) => self.set_links(links),
-            Err(error) => log_error(Err(error)),
+            Err(error) => {
+                log_error(Err(error));
+                return false;
+            }
         }
+        true
     }
 
     fn set_links(&mut self, links: Vec<Link>) {

@@ -18,10 +18,11 @@ use crate::xdp_features::Features;
 impl Gateway {
     /// Looks at all devices, moves programs where need be, and allows or forbids to send on each device.
     pub(super) fn settle_redirects(&mut self) {
-        let features = Features::read().unwrap_or_else(|error| {
-            tracing::debug!("cannot ask for XDP features: {error}");
-            None
-        });
+        let features = match Features::read() {
+            Ok(features) => features,
+            // What is known stays; the next round asks again.
+            Err(error) => return tracing::debug!("cannot ask for XDP features: {error}"),
+        };
         let devices: Vec<IfIndex> = self.live.state.interfaces.keys().copied().collect();
         let takes_frames = |device: &IfIndex| match &features {
             Some(features) => features.takes_frames(*device),

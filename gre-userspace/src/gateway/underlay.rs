@@ -77,11 +77,16 @@ impl Gateway {
     }
 
     /// Compares the tunnels' own ends with the host's addresses.
-    pub(super) async fn read_addresses(&mut self) {
+    /// Returns whether the kernel has answered.
+    pub(super) async fn read_addresses(&mut self) -> bool {
         match self.netlink.addresses().await {
             Ok(addresses) => self.live.adjacencies.set_addresses(addresses),
-            Err(error) => tracing::warn!("{:#}", anyhow::Error::from(error)),
+            Err(error) => {
+                tracing::warn!("{:#}", anyhow::Error::from(error));
+                return false;
+            }
         }
+        true
     }
 
     /// Compares next hops with the kernel's neighbour entries.
@@ -186,11 +191,12 @@ impl Gateway {
         release(&self.netlink, self.live.adjacencies.take_released()).await;
     }
 
-    /// The same for those that an earlier daemon has left.
-    pub(super) async fn release_strays(&mut self) {
+    /// The same for those that an earlier daemon has left, also on devices that only it had.
+    pub(super) async fn release_strays(&mut self, left: &[IfIndex]) {
         let used: HashSet<Hop> = self.live.adjacencies.hops().into_iter().collect();
         let interfaces = &self.live.state.interfaces;
-        let mut strays = kept_on(&self.netlink, |device| interfaces.contains_key(&device)).await;
+        let is_ours = |device| interfaces.contains_key(&device) || left.contains(&device);
+        let mut strays = kept_on(&self.netlink, is_ours).await;
         strays.retain(|hop| !used.contains(hop));
         release(&self.netlink, strays).await;
     }

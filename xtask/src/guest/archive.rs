@@ -51,6 +51,8 @@ pub(crate) struct Archive {
     cache: PathBuf,
     /// Names of all packages whose names begin with `linux-`.
     packages: BTreeSet<String>,
+    /// Whether they were asked for just now.
+    is_fresh: bool,
 }
 
 impl Kernel {
@@ -74,25 +76,38 @@ impl Archive {
         let cache = cache_directory()?;
         fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
         let list = cache.join("packages");
-        if !is_recent(&list)
-            && let Err(error) = refresh(&cache, &list)
-        {
+        let is_fresh = !is_recent(&list);
+        if is_fresh && let Err(error) = refresh(&cache, &list) {
             if !list.exists() {
                 return Err(error);
             }
             eprintln!("xtask: {error:#}; going on with the kernels that are known from earlier");
         }
-        let names =
-            fs::read_to_string(&list).with_context(|| format!("cannot read {}", list.display()))?;
-        let packages = names.lines().map(str::to_owned).collect();
-        Ok(Self { cache, packages })
+        Ok(Self {
+            packages: packages(&list)?,
+            cache,
+            is_fresh,
+        })
     }
 
     /// The kernel, out of the cache or fetched.
     ///
     /// # Errors
     /// If the archive has none such, or cannot be reached.
-    pub(crate) fn kernel(&self, choice: &Choice) -> Result<Kernel> {
+    pub(crate) fn kernel(&mut self, choice: &Choice) -> Result<Kernel> {
+        let found = self.find(choice);
+        if found.is_ok() || self.is_fresh {
+            return found;
+        }
+        // What the list names may have been replaced by something newer.
+        self.is_fresh = true;
+        let list = self.cache.join("packages");
+        refresh(&self.cache, &list)?;
+        self.packages = packages(&list)?;
+        self.find(choice)
+    }
+
+    fn find(&self, choice: &Choice) -> Result<Kernel> {
         let mut releases: Vec<&str> = self
             .packages
             .iter()
@@ -249,6 +264,12 @@ fn is_recent(list: &Path) -> bool {
     })
 }
 
+fn packages(list: &Path) -> Result<BTreeSet<String>> {
+    let names =
+        fs::read_to_string(list).with_context(|| format!("cannot read {}", list.display()))?;
+    Ok(names.lines().map(str::to_owned).collect())
+}
+
 /// Asks the archive what it has.
 fn refresh(cache: &Path, list: &Path) -> Result<()> {
     if command::find("apt-get").is_none() {
@@ -343,6 +364,7 @@ mod tests {
                 .iter()
                 .map(|package| (*package).to_owned())
                 .collect(),
+            is_fresh: true,
         }
     }
 
@@ -371,7 +393,8 @@ mod tests {
     #[test]
     fn a_series_that_the_archive_does_not_have_is_named() {
         let choice = "6.2".parse().expect("a series");
-        let error = archive(&["linux-image-6.1.0-57-amd64"]).kernel(&choice);
+        let mut archive = archive(&["linux-image-6.1.0-57-amd64"]);
+        let error = archive.kernel(&choice);
         assert_eq!(
             error.expect_err("there is none").to_string(),
             "Debian's archive has no kernel 6.2"

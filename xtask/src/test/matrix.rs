@@ -42,8 +42,6 @@ const REFUSAL_TESTS: &str = "tier5_refusal";
 const DIFFERENTIAL: (&str, &str, &str) = ("tier2_differential", "kernel_and_host_agree", "2000");
 /// What measures costs.
 const BENCHMARK: &str = "gre-bench";
-/// The name of the check of costs.
-const BUDGET: &str = "no_program_costs_more_than_stored";
 
 /// What a kernel's tests found.
 struct Outcome {
@@ -85,9 +83,9 @@ pub(super) fn run(
 /// Measures costs alone, in guests of these kernels.
 pub(crate) fn measure_costs(kernels: &[Choice]) -> Result<Vec<Measured>> {
     setup::install_emulator()?;
-    let archive = Archive::open()?;
+    let mut archive = Archive::open()?;
     let programs = Programs::collect(&[(BENCHMARK, &program(BENCHMARK)?)])?;
-    let measure = |choice| {
+    let mut measure = |choice| {
         let kernel = archive.kernel(choice)?;
         let outcome = in_guest(&programs, &kernel, &[cost_job()])?;
         let kernel = &kernel.release;
@@ -98,7 +96,7 @@ pub(crate) fn measure_costs(kernels: &[Choice]) -> Result<Vec<Measured>> {
             )
         })
     };
-    kernels.iter().map(measure).collect()
+    kernels.iter().map(&mut measure).collect()
 }
 
 /// Runs the tests in a guest for each kernel; kernels that cannot be had are skipped in `report`.
@@ -164,7 +162,7 @@ fn available(chosen: &[Choice], report: &mut Report) -> Result<Vec<Kernel>> {
         bail!("guests are PCs, and programs of this processor do not run there");
     }
     setup::install_emulator()?;
-    let archive = Archive::open()?;
+    let mut archive = Archive::open()?;
     let mut kernels: Vec<Kernel> = Vec::new();
     for choice in chosen {
         match archive.kernel(choice) {
@@ -219,7 +217,7 @@ fn jobs(kernel: &Kernel, filter: Option<&str>) -> Vec<Job> {
             &[("GREGW_PACKETS", packets)],
         ));
     }
-    if filter.is_none_or(|filter| BUDGET.contains(filter)) {
+    if filter.is_none_or(|filter| budget::CHECK.contains(filter)) {
         jobs.push(cost_job());
     }
     jobs
@@ -297,7 +295,7 @@ fn in_guest(programs: &Programs, kernel: &Kernel, jobs: &[Job]) -> Result<Outcom
 
 impl Outcome {
     fn check_costs(&mut self, lines: &[String], is_measured: bool) -> Result<()> {
-        let name = format!("{}: {BUDGET}", self.name);
+        let name = format!("{}: {}", self.name, budget::CHECK);
         if !is_measured {
             self.report.check(&name, lines);
             return Ok(());
