@@ -16,6 +16,7 @@ pub mod error;
 mod exposition;
 pub mod failure;
 pub mod fib;
+mod files;
 pub mod gateway;
 mod host_stack;
 mod id_pool;

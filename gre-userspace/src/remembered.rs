@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Standing;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::instance::Instance;
 use crate::peering::States;
 use crate::plan::Ids;
@@ -64,14 +65,7 @@ impl Remembered {
 
     /// Removes the file, and what a daemon that was killed while writing it has left.
     pub(crate) fn remove(instance: &Instance) -> Result<()> {
-        for path in [instance.state(), instance.next_state()] {
-            match fs::remove_file(&path) {
-                Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                    return Err(Error::file("remove", path, source));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        files::remove(&instance.state())?;
+        files::remove(&instance.next_state())
     }
 }

@@ -37,12 +37,8 @@ fn a_veth_whose_peer_stops_to_take_frames_gets_every_packet() {
     if !can_use_namespaces() {
         return;
     }
-    let (namespace, host) = (Namespace::new("gateway"), Namespace::new("site"));
-    let link = Veth::new((&namespace, "u0"), (&host, "wan"));
-    host.sh("ethtool -K wan tx off gro off");
-    let index = host.interface_index("wan");
-    let ready = host.run(|| Attachment::xdp_pass(index)).unwrap();
-    let running = office(namespace, host, link.near, link.far).start();
+    let (office, ready) = on_a_veth();
+    let running = office.start();
     let mode = || running.gateway.show_one("device", PORT)["mode"].clone();
     assert_eq!(mode(), "native");
     drop(ready);
@@ -59,12 +55,8 @@ fn a_veth_whose_peer_has_stopped_to_take_frames_at_a_restart_gets_every_packet()
     if !can_use_namespaces() {
         return;
     }
-    let (namespace, host) = (Namespace::new("gateway"), Namespace::new("site"));
-    let link = Veth::new((&namespace, "u0"), (&host, "wan"));
-    host.sh("ethtool -K wan tx off gro off");
-    let index = host.interface_index("wan");
-    let ready = host.run(|| Attachment::xdp_pass(index)).unwrap();
-    let mut running = office(namespace, host, link.near, link.far).start();
+    let (office, ready) = on_a_veth();
+    let mut running = office.start();
     running.gateway.kill();
     drop(ready);
     running.gateway.run();
@@ -129,6 +121,16 @@ fn works(steps: &[&str]) {
         assert_eq!(shown["redirect"], true, "{shown}");
     }
     running.branch.endpoint.assert_nothing_refused();
+}
+
+/// An office whose underlay device is a veth, and what makes its peer take frames as long as it lives.
+fn on_a_veth() -> (Office, Attachment) {
+    let (namespace, host) = (Namespace::new("gateway"), Namespace::new("site"));
+    let link = Veth::new((&namespace, "u0"), (&host, "wan"));
+    host.sh("ethtool -K wan tx off gro off");
+    let index = host.interface_index("wan");
+    let ready = host.run(|| Attachment::xdp_pass(index)).unwrap();
+    (office(namespace, host, link.near, link.far), ready)
 }
 
 /// An office whose underlay device `u0` is made by these steps on top of `wire`, one end of a link to the site.

@@ -3,7 +3,7 @@
 //! A packet is accepted if its number is one of the [`WINDOW`] behind that of the last accepted one, in the arithmetic of
 //! RFC 1982. Nobody vouches for a number, so one that is elsewhere says little: it may be forged, or the sender has
 //! started again. It is believed once [`RUN`] packets in turn say the same while none is accepted, or when nothing was
-//! accepted for [`RESYNCHRONISE_AFTER`]; what such a start says counts for nothing until a second packet agrees.
+//! accepted for [`RESYNCHRONISE_AFTER`]; what is heard after a silence counts for nothing until a second packet agrees.
 
 use crate::tables::SequenceCell;
 use crate::verdict::DropReason;
@@ -15,8 +15,8 @@ pub const WINDOW: u32 = 1 << 16;
 /// Packets in turn that make a number elsewhere believed.
 pub const RUN: u64 = 16;
 
-/// Bit 63 of the state: a packet has been accepted. Bit 62: it was the first, in order, or the last of a run. Bits 32–61: when, in units of
-/// 2²⁰ ns. Bits 0–31: its number.
+/// Bit 63 of the state: a packet has been accepted. Bit 62: it was the first, in order, or the last of a run. Bits 32–61:
+/// when, in units of 2²⁰ ns. Bits 0–31: its number.
 const VALID: u64 = 1 << 63;
 const CONFIRMED: u64 = 1 << 62;
 const TIME_SHIFT: u32 = 20;
@@ -188,7 +188,7 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    /// Runs packets through a cell; how many of those that `is_sent` marks were accepted.
+    /// Runs packets, each with its time, through a cell; how many were accepted.
     fn accepted(cell: &Cell, packets: impl Iterator<Item = (u64, u32)>) -> usize {
         packets
             .filter(|(now, number)| accept(cell, *number, *now).is_ok())

@@ -12,6 +12,7 @@ use gre_common::limits;
 
 use crate::error::{Error, Result};
 use crate::fib::GracePeriod;
+use crate::files;
 use crate::kernel;
 use crate::object::{GATEWAY, OBJECT, RESOLVER};
 
@@ -51,7 +52,8 @@ pub(super) fn load(shared: &[(&'static str, PathBuf)], log: &Path) -> Result<Ebp
             .load()
             .map_err(|error| refused(name, error, log))?;
     }
-    remove_log(log)?;
+    // One of an earlier refusal.
+    files::remove(log)?;
     link_resolver(&mut ebpf)?;
     Ok(ebpf)
 }
@@ -85,16 +87,6 @@ fn link_resolver(ebpf: &mut Ebpf) -> Result<()> {
         .map_err(fail)?
         .set(limits::RESOLVER, &resolver, 0)
         .map_err(fail)
-}
-
-/// One of an earlier refusal.
-fn remove_log(log: &Path) -> Result<()> {
-    match fs::remove_file(log) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(Error::file("remove", log, source))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn without_feature(source: EbpfError) -> Error {
@@ -196,8 +188,8 @@ mod tests {
         }
         assert!(!message.contains("line 20"), "{message}");
         assert_eq!(fs::read_to_string(&log).expect("it is written"), text);
-        remove_log(&log).expect("it goes with the next success");
-        remove_log(&log).expect("nothing to remove is no mistake");
+        files::remove(&log).expect("it goes with the next success");
+        files::remove(&log).expect("nothing to remove is no mistake");
     }
 
     #[test]

@@ -225,14 +225,11 @@ impl Maps {
     /// The drop counters that are charged to `owner`, of all CPUs together, without walking over those of others.
     pub fn drops_of(&self, owner: Owner) -> Result<Vec<(DropKey, u64)>> {
         let mut found = Vec::new();
-        for direction in [Direction::Receive, Direction::Transmit] {
-            for reason in 0..DropReason::LIMIT {
-                let key = DropKey::new(owner, direction, reason);
-                match self.drops.get(&Plain(key), 0) {
-                    Ok(values) => found.push((key, values.iter().sum())),
-                    Err(MapError::KeyNotFound) => {}
-                    Err(source) => return Err(Error::bpf("read drop counters", source)),
-                }
+        for key in drop_keys(owner) {
+            match self.drops.get(&Plain(key), 0) {
+                Ok(values) => found.push((key, values.iter().sum())),
+                Err(MapError::KeyNotFound) => {}
+                Err(source) => return Err(Error::bpf("read drop counters", source)),
             }
         }
         Ok(found)
@@ -255,15 +252,21 @@ impl Maps {
             }
         };
         cleared.map_err(|source| Error::bpf("clear traffic counters", source))?;
-        for direction in [Direction::Receive, Direction::Transmit] {
-            for reason in 0..DropReason::LIMIT {
-                let key = Plain(DropKey::new(owner, direction, reason));
-                absent_is_fine(self.drops.remove(&key))
-                    .map_err(|source| Error::bpf("clear drop counters", source))?;
-            }
+        for key in drop_keys(owner) {
+            absent_is_fine(self.drops.remove(&Plain(key)))
+                .map_err(|source| Error::bpf("clear drop counters", source))?;
         }
         Ok(())
     }
+}
+
+/// All drop counters that an owner may have.
+fn drop_keys(owner: Owner) -> impl Iterator<Item = DropKey> {
+    [Direction::Receive, Direction::Transmit]
+        .into_iter()
+        .flat_map(move |direction| {
+            (0..DropReason::LIMIT).map(move |reason| DropKey::new(owner, direction, reason))
+        })
 }
 
 /// An entry of `gre-common`, as aya wants to see it.

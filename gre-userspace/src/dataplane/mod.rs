@@ -26,6 +26,7 @@ use tokio::io::unix::AsyncFd;
 use crate::config::XdpMode;
 use crate::error::{Error, Result};
 use crate::fib::{Change, Fib, FibError, KernelGracePeriod, MappedArray, Usage};
+use crate::files;
 use crate::instance::{Instance, InstanceLock};
 use crate::netlink::Link;
 use crate::object;
@@ -271,12 +272,7 @@ pub fn remove_leftovers(instance: &Instance, lock: InstanceLock) -> Result<bool>
         instance.verifier_log(),
     ];
     for path in files {
-        match std::fs::remove_file(&path) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::file("remove", path, source));
-            }
-            _ => {}
-        }
+        files::remove(&path)?;
     }
     lock.remove()?;
     Ok(found)

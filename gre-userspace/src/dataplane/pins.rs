@@ -20,6 +20,7 @@ use nix::unistd::geteuid;
 use super::load;
 use crate::capability;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::instance::Instance;
 use crate::object::GATEWAY;
 
@@ -115,7 +116,7 @@ impl Pins {
 
     /// Forgets a link; it ends once its last descriptor is closed.
     pub(super) fn unpin_link(&self, device: IfIndex) -> Result<()> {
-        remove_file(&self.link(device))
+        files::remove(&self.link(device))
     }
 
     /// Pins the maps of a new generation aside.
@@ -142,7 +143,7 @@ impl Pins {
         remove_directory(&self.old_maps())?;
         for name in load::PROGRAMS {
             let path = self.programs().join(name);
-            remove_file(&path)?;
+            files::remove(&path)?;
             load::program(ebpf, name)?
                 .pin(&path)
                 .map_err(|source| Error::bpf(format!("pin program {}", path.display()), source))?;
@@ -300,15 +301,6 @@ fn create_directory(directory: &Path) -> Result<()> {
 
 fn rename(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to).map_err(|source| Error::file("rename", from, source))
-}
-
-fn remove_file(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(Error::file("remove", path, source))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn remove_directory(path: &Path) -> Result<()> {

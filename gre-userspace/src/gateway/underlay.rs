@@ -76,8 +76,7 @@ impl Gateway {
         policies
     }
 
-    /// Compares the tunnels' own ends with the host's addresses.
-    /// Returns whether the kernel has answered.
+    /// Compares the tunnels' own ends with the host's addresses. Returns whether the kernel has answered.
     pub(super) async fn read_addresses(&mut self) -> bool {
         match self.netlink.addresses().await {
             Ok(addresses) => self.live.adjacencies.set_addresses(addresses),
